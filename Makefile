@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv; nothing else has to be installed by hand.
+export PYTHONSAFEPATH = 1
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTOS := $(wildcard proto/treeserve/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check lint format proto bench gpu aot train clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+install: $(STAMP) ## the virtual environment, with everything that is pinned in constraints.txt
+
+# torch goes first and by its exact version: elsewhere it pulls in several GB.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## a real model solves little contest problems over gRPC, sharing what they share
+	$(BIN)/treeserve demo
+
+serve: $(STAMP) ## the server, with the embedded model, on 127.0.0.1
+	$(BIN)/treeserve serve
+
+test: $(STAMP) ## all tests
+	$(BIN)/python -m pytest -n 2
+
+check: $(STAMP) ## lint, format, types, import contracts, generated code, layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/proto
+
+format: $(STAMP) ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(STAMP) ## generate treeserve/pb from proto/
+	$(BIN)/python -m grpc_tools.protoc -Itreeserve/pb=proto/treeserve/v1 \
+		--python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+bench: $(STAMP) ## sharing on against off, interleaved, on this machine
+	$(BIN)/treeserve bench
+
+aot: $(STAMP) ## compile every kernel for sm_80 and sm_90 (needs no GPU); registers, shared memory, spills
+	$(BIN)/python -m treeserve.kernels.aot
+
+gpu: $(STAMP) ## values of the kernels against the reference, on a CUDA machine
+	$(BIN)/python -m treeserve.attention.gpu_check
+
+train: $(STAMP) ## train the embedded model again (about half an hour on two cores)
+	$(BIN)/python -m treeserve.contest.train --output treeserve/embedded/checkpoint
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,0 +1,43 @@
+"""The path: the ordered segments that one prompt attends to."""
+
+from dataclasses import dataclass
+
+from treeserve.scheduler.segment import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Everything from the root down to `leaf`, which ends where the prompt ends.
+
+    The leaf outlives every split (a split puts the new segment above it), so a path is derived when
+    it is read and always sees the tree as it is.
+    """
+
+    leaf: Segment
+
+    @property
+    def num_tokens(self) -> int:
+        return self.leaf.end_position
+
+    @property
+    def is_computed(self) -> bool:
+        """A computed leaf has no pending ancestor."""
+        return not self.leaf.is_pending
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Uppermost first, without the root."""
+        segments = []
+        segment: Segment | None = self.leaf
+        while segment is not None and not segment.is_root:
+            segments.append(segment)
+            segment = segment.parent
+        return tuple(reversed(segments))
+
+    def check(self) -> None:
+        """Raises AssertionError unless it is pinned and runs from position 0 without a gap."""
+        position = 0
+        for segment in self.segments():
+            assert segment.start_position == position, f"gap before {segment}"
+            assert segment.pins > 0, f"{segment} is on a live path and not pinned"
+            position = segment.end_position
+        assert position == self.num_tokens, "a path ends before its leaf"

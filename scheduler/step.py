@@ -1,0 +1,119 @@
+"""The step: what the scheduler decided for one forward pass, as plain data."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32Array: TypeAlias = NDArray[np.int32]
+
+NO_SLOT = -1
+"""The write slot of a row whose K and V are already stored: the row writes nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The step's work items and, for each row, which partial states belong to it.
+
+    Arrays are int32. Ragged lists are in CSR form: list i is `values[starts[i] : starts[i + 1]]`.
+
+    Work item i: its rows all attend to its KV, which is a run of tokens at consecutive positions
+    (item token j sits at position `item_start_positions[i] + j`, in slot
+    `item_slots[item_slot_starts[i] + j]`). A row sees an item's token if and only if the token's
+    position is not after the row's own (and, in layers with a sliding window, within the window).
+
+    State s is the attention state of row `item_rows[s]` over the item that lists it there, so
+    every (row, item) pair owns one state and nothing is shared. `row_states` lists each row's
+    states in item order: the fixed order in which they are merged.
+    """
+
+    item_rows: Int32Array
+    """[num_states]"""
+    item_row_starts: Int32Array
+    """[num_items + 1]"""
+    item_slots: Int32Array
+    """[num_item_tokens]"""
+    item_slot_starts: Int32Array
+    """[num_items + 1]"""
+    item_start_positions: Int32Array
+    """[num_items]"""
+    row_states: Int32Array
+    """[num_states]"""
+    row_state_starts: Int32Array
+    """[num_rows + 1]"""
+    counts: "PlanCounts"
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_start_positions)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_state_starts) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCounts:
+    """What the plan did, in numbers."""
+
+    num_shared_items: int
+    """Items whose rows belong to more than one sample or prompt."""
+    num_folded_segments: int
+    """Shared segments that were read per sharer, since sharing them would not have paid."""
+    tokens_read: int
+    """KV tokens that the items read."""
+    tokens_read_flat: int
+    """KV tokens that ordinary attention, every sample alone, would have read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One sample draws its next token.
+
+    `source` is an index into the concatenation of the step's computed logits
+    (`0 .. len(logits_rows) - 1`, in that order) and the kept-logits table
+    (`len(logits_rows) + kept_index`).
+    """
+
+    request_id: str
+    sample_index: int
+    position: int
+    """Position that the drawn token will have: the prompt's length for the first one."""
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The logits at `logits_index` (into `Step.logits_rows`) go into the kept-logits table."""
+
+    logits_index: int
+    kept_index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """Rows `0 .. num_rows - 1` of one forward pass, where their KV goes, and what is drawn after.
+
+    A step may have no rows at all and draw from kept logits only. Keeps are carried out before
+    draws, so a draw may name a table entry that this very step fills.
+    """
+
+    number: int
+    token_ids: Int32Array
+    """[num_rows]"""
+    positions: Int32Array
+    """[num_rows]"""
+    write_slots: Int32Array
+    """[num_rows], NO_SLOT where nothing is written"""
+    logits_rows: Int32Array
+    """[num_logits] ascending: the rows that reach the output head"""
+    keeps: tuple[Keep, ...]
+    draws: tuple[Draw, ...]
+    plan: Plan
+    num_prompt_rows: int
+    """Rows that compute prompt tokens; the rest are one per decoding sample."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)

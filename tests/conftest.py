@@ -1,0 +1,27 @@
+"""Checkpoints that several tests read; each is made once per test process."""
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+import transformers
+
+transformers.utils.logging.disable_progress_bar()
+# Tests run side by side, one to a core, and their models are tiny.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of() -> Iterator[functools.partial]:
+    """A function from a family's name to the folder of its tiny random checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        @functools.cache
+        def make(family: str) -> Path:
+            return tiny_models.save_checkpoint(Path(folder) / family, family)
+
+        yield make

@@ -1,0 +1,89 @@
+"""Draws follow the asked-for distribution and depend on seed, sample and position alone."""
+
+import math
+
+import pytest
+import torch
+
+from treeserve.sampler import DrawParams, draw_tokens, uniform
+from treeserve.types import SamplingParams
+
+LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
+NUM_DRAWS = 4000
+
+
+def draw_many(params: SamplingParams, logits: torch.Tensor = LOGITS) -> torch.Tensor:
+    draws = [DrawParams(params, index, 7) for index in range(NUM_DRAWS)]
+    drawn = draw_tokens(logits.expand(NUM_DRAWS, -1), draws)
+    counts = torch.bincount(
+        torch.tensor([token.token_id for token in drawn]), minlength=len(logits)
+    )
+    return counts / NUM_DRAWS
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_follow_the_softmax(temperature):
+    frequencies = draw_many(SamplingParams(temperature=temperature, seed=1))
+    expected = (LOGITS / temperature).softmax(-1)
+    assert frequencies.tolist() == pytest.approx(expected.tolist(), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("params", "allowed"),
+    [
+        (SamplingParams(top_k=2, seed=1), 2),
+        (SamplingParams(top_p=0.5, seed=1), 1),
+        (SamplingParams(top_p=0.8, seed=1), 3),
+        (SamplingParams(min_p=0.3, seed=1), 2),
+        (SamplingParams(top_k=4, top_p=0.8, min_p=0.01, seed=1), 3),
+        (SamplingParams(top_p=1e-9, seed=1), 1),
+    ],
+)
+def test_truncation_keeps_the_likeliest_and_renormalises(params, allowed):
+    frequencies = draw_many(params)
+    expected = torch.zeros_like(LOGITS)
+    expected[:allowed] = LOGITS[:allowed].softmax(-1)
+    assert frequencies.tolist() == pytest.approx(expected.tolist(), abs=0.03)
+    assert frequencies[allowed:].sum() == 0
+
+
+def test_zero_temperature_takes_the_likeliest():
+    assert draw_many(SamplingParams(temperature=0))[0] == 1
+
+
+def test_a_draw_does_not_depend_on_its_neighbours():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, 50, generator=generator)
+    kinds = [
+        SamplingParams(seed=5),
+        SamplingParams(seed=5, top_k=7),
+        SamplingParams(temperature=0),
+    ]
+    draws = [DrawParams(kinds[i % 3], i, 10 + i) for i in range(9)]
+    together = [token.token_id for token in draw_tokens(logits, draws)]
+    alone = [draw_tokens(logits[i : i + 1], draws[i : i + 1])[0].token_id for i in range(9)]
+    assert together == alone
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
+    frequencies = draw_many(SamplingParams(seed=3), logits)
+    assert frequencies[[0, 2, 4]].sum() == 0
+
+
+def test_uniform_numbers_are_uniform_and_distinct():
+    values = [uniform(seed, sample, 0) for seed in range(40) for sample in range(50)]
+    assert all(0 <= value < 1 for value in values)
+    assert len(set(values)) == len(values)
+    assert sum(values) / len(values) == pytest.approx(0.5, abs=0.03)
+    assert uniform(1, 2, 3) != uniform(1, 3, 2)
+
+
+def test_logprobs_are_of_the_untruncated_distribution():
+    params = SamplingParams(temperature=0.3, top_k=1, logprobs=2, seed=1)
+    [token] = draw_tokens(LOGITS[None], [DrawParams(params, 0, 0)])
+    table = LOGITS.log_softmax(-1)
+    assert token.logprob is not None
+    assert token.logprob.logprob == pytest.approx(table[0].item())
+    assert [entry for entry, _ in token.logprob.top] == [0, 1]
+    assert [value for _, value in token.logprob.top] == pytest.approx(table[:2].tolist())

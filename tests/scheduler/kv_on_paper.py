@@ -1,0 +1,149 @@
+"""KV on paper: a device whose slots hold (token, position) instead of tensors, and its sampler."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from treeserve.config import SchedulerConfig
+from treeserve.scheduler.request import SampleUpdate, ScheduledRequest
+from treeserve.scheduler.scheduler import Scheduler
+from treeserve.scheduler.step import NO_SLOT, Step
+
+Context = tuple[int, ...]
+
+
+def next_token(context: Context, sample_index: int, alphabet: int) -> int:
+    """Deterministic, and often the same for two samples, so that branches merge again."""
+    branch = sample_index % 3
+    digest = blake2b(bytes(t % 256 for t in (*context, branch)), digest_size=2).digest()
+    return digest[0] % alphabet
+
+
+def run_alone(request: ScheduledRequest, sample_index: int, alphabet: int) -> Context:
+    """What a sample is when nobody else is there."""
+    context = [int(token) for token in request.prompt]
+    drawn: list[int] = []
+    while len(drawn) < request.max_tokens:
+        token = next_token(tuple(context), sample_index, alphabet)
+        context.append(token)
+        drawn.append(token)
+        if token in request.stop_token_ids:
+            break
+    return tuple(drawn)
+
+
+class PaperDevice:
+    """Slots hold (token, position); attention returns the set of them that each row saw."""
+
+    def __init__(self, num_slots: int, kept_logits: int, alphabet: int) -> None:
+        self.slots: list[tuple[int, int] | None] = [None] * num_slots
+        self.kept: list[Context | None] = [None] * kept_logits
+        self.alphabet = alphabet
+        self.num_rows = 0
+        self.num_prompt_rows = 0
+        self.stored_prompts: list[Context] = []
+
+    def run(self, step: Step) -> list[int]:
+        for token, position, slot in zip(
+            step.token_ids.tolist(),
+            step.positions.tolist(),
+            step.write_slots.tolist(),
+            strict=True,
+        ):
+            if slot != NO_SLOT:
+                self.slots[slot] = (token, position)
+        contexts = self._attend(step)
+        for row, context in enumerate(contexts):
+            assert context[-1] == step.token_ids[row], f"row {row} does not see itself"
+        stored = np.flatnonzero(step.write_slots != NO_SLOT).tolist()
+        first_prompt_row = step.num_rows - step.num_prompt_rows
+        self.stored_prompts += [contexts[row] for row in stored if row >= first_prompt_row]
+        self.num_rows += step.num_rows
+        self.num_prompt_rows += step.num_prompt_rows
+        return self._draw(step, [contexts[row] for row in step.logits_rows.tolist()])
+
+    def _attend(self, step: Step) -> list[Context]:
+        plan = step.plan
+        state_item = np.repeat(np.arange(plan.num_items), np.diff(plan.item_row_starts)).tolist()
+        bounds, starts = plan.item_slot_starts.tolist(), plan.item_start_positions.tolist()
+        row_states, row_starts = plan.row_states.tolist(), plan.row_state_starts.tolist()
+        slots = plan.item_slots.tolist()
+        contexts = []
+        for row, own in enumerate(step.positions.tolist()):
+            seen: list[tuple[int, int]] = []
+            for state in row_states[row_starts[row] : row_starts[row + 1]]:
+                item = state_item[state]
+                assert plan.item_rows[state] == row, "a state of another row"
+                begin = bounds[item]
+                end = min(bounds[item + 1], begin + own + 1 - starts[item])
+                assert end > begin, f"row {row} sees nothing of item {item}"
+                for j in range(begin, end):
+                    stored = self.slots[slots[j]]
+                    assert stored is not None, f"row {row} reads a slot that nobody wrote"
+                    assert stored[1] == starts[item] + j - begin, "a token at another position"
+                    seen.append(stored)
+            ordered = sorted(seen, key=lambda stored: stored[1])
+            assert [p for _, p in ordered] == list(range(own + 1)), f"row {row}: gap or double"
+            contexts.append(tuple(token for token, _ in ordered))
+        return contexts
+
+    def _draw(self, step: Step, logits: list[Context]) -> list[int]:
+        targets = [keep.kept_index for keep in step.keeps]
+        assert len(set(targets)) == len(targets), "two keeps in one entry"
+        for keep in step.keeps:
+            self.kept[keep.kept_index] = logits[keep.logits_index]
+        tokens = []
+        for draw in step.draws:
+            context = [*logits, *self.kept][draw.source]
+            assert context is not None, "drawn from an entry that nobody kept"
+            assert len(context) == draw.position, "logits of another position"
+            tokens.append(next_token(context, draw.sample_index, self.alphabet))
+        return tokens
+
+
+def make_device(config: SchedulerConfig, alphabet: int = 4) -> PaperDevice:
+    return PaperDevice(config.num_pages * config.page_size, config.kept_logits, alphabet)
+
+
+def run_until_idle(
+    scheduler: Scheduler, device: PaperDevice, *, check: bool = True, max_steps: int = 100_000
+) -> tuple[list[Step], list[SampleUpdate]]:
+    steps: list[Step] = []
+    updates: list[SampleUpdate] = []
+    while (step := scheduler.schedule()) is not None:
+        if check:
+            scheduler.check()
+        steps.append(step)
+        updates.extend(scheduler.complete(step, device.run(step)))
+        if check:
+            scheduler.check()
+        assert len(steps) < max_steps
+    assert not scheduler.has_work()
+    return steps, updates
+
+
+def drawn(updates: Sequence[SampleUpdate]) -> dict[tuple[str, int], Context]:
+    tokens: dict[tuple[str, int], list[int]] = {}
+    for update in updates:
+        tokens.setdefault((update.request_id, update.sample_index), []).append(update.token_id)
+    return {key: tuple(values) for key, values in tokens.items()}
+
+
+def request(
+    request_id: str,
+    prompt: Sequence[int],
+    *,
+    n: int = 1,
+    max_tokens: int = 4,
+    stop: Sequence[int] = (),
+    namespace: str = "",
+) -> ScheduledRequest:
+    return ScheduledRequest(
+        request_id=request_id,
+        prompt=np.array(prompt, dtype=np.int32),
+        num_samples=n,
+        max_tokens=max_tokens,
+        stop_token_ids=frozenset(stop),
+        namespace=namespace,
+    )

@@ -1,0 +1,83 @@
+"""The contract of an attention backend, and the choice of one by name."""
+
+from typing import Literal, Protocol, TypeAlias
+
+from torch import Tensor
+
+from treeserve.attention.reference import ReferenceBackend
+from treeserve.attention.torch_cpu import TorchBackend
+from treeserve.batch import Batch
+from treeserve.errors import ConfigError
+from treeserve.kernels.work_list import WorkList
+from treeserve.kv_cache import KVCache
+from treeserve.scheduler.step import Step
+
+AttentionBackendName: TypeAlias = Literal["reference", "torch", "triton"]
+
+
+class AttentionBackend(Protocol):
+    """Attention over a plan, and the KV cache that it reads and writes.
+
+    Ordinary attention, every sample alone, is a plan like any other.
+    """
+
+    @property
+    def rows_per_tile(self) -> int:
+        """Rows of one tile of the work list, at most."""
+
+    def prepare(self, step: Step, work: WorkList) -> object:
+        """What is worked out once a step, for every layer; `make_batch` puts it in the batch."""
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layer_index: int,
+        batch: Batch,
+        *,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """Write this layer's K and V to their slots, then attend.
+
+        Args:
+            q: [num_rows, num_heads, head_dim] in the cache's dtype
+            k, v: [num_rows, num_kv_heads, head_dim] in the cache's dtype
+            layer_index: Of the KV cache.
+            batch: Made with this backend.
+            scaling: Factor of the logits.
+            window: A row sees the last `window` positions, its own among them. None: all.
+            softcap: Logits become softcap * tanh(logits / softcap). None: as they are.
+            sinks: [num_heads] a logit per head that joins each row's denominator once.
+
+        Returns:
+            [num_rows, num_heads, head_dim] in q's dtype.
+        """
+
+
+def make_backend(name: str, kv_cache: KVCache) -> AttentionBackend:
+    """The backend "reference", "torch" (CPU) or "triton" (CUDA) over a KV cache.
+
+    Raises:
+        ConfigError: If there is none of that name, or it cannot run on the cache's device.
+    """
+    if name == "reference":
+        return ReferenceBackend(kv_cache)
+    if name == "torch":
+        return TorchBackend(kv_cache)
+    if name == "triton":
+        return _triton_backend(kv_cache)
+    raise ConfigError(f"backend: {name!r} is not one of reference, torch, triton")
+
+
+def _triton_backend(kv_cache: KVCache) -> AttentionBackend:
+    try:
+        from treeserve.attention.triton_cuda import TritonBackend
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            'backend: "triton" needs the triton package; install treeserve[cuda]'
+        ) from error
+    return TritonBackend(kv_cache)

@@ -1,0 +1,52 @@
+"""The triton backend, for CUDA: per layer one KV write, one launch of states, one merge."""
+
+import torch
+from torch import Tensor
+
+from treeserve.batch import Batch
+from treeserve.kernels.attention import ROWS_PER_TILE, attention_states
+from treeserve.kernels.kv_write import write_kv
+from treeserve.kernels.merge import merge_states
+from treeserve.kernels.work_list import WorkList
+from treeserve.kv_cache import KVCache
+from treeserve.scheduler.step import Step
+
+
+class TritonBackend:
+    """Attention with the Triton kernels; under Triton's interpreter it runs on a CPU too."""
+
+    def __init__(self, kv_cache: KVCache) -> None:
+        self._kv_cache = kv_cache
+
+    @property
+    def rows_per_tile(self) -> int:
+        return ROWS_PER_TILE
+
+    def prepare(self, step: Step, work: WorkList) -> object:
+        return None
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layer_index: int,
+        batch: Batch,
+        *,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        cache = self._kv_cache.layer(layer_index)
+        work = batch.work
+        num_rows, num_heads, head_dim = q.shape
+        write_kv(k, v, cache.k, cache.v, batch.write_slots)
+        o = q.new_empty(work.num_states, num_heads, head_dim, dtype=torch.float32)
+        lse = q.new_empty(work.num_states, num_heads, dtype=torch.float32)
+        attention_states(
+            q, cache.k, cache.v, work, o, lse, scaling=scaling, window=window, softcap=softcap
+        )
+        out = q.new_empty(num_rows, num_heads, head_dim)
+        merge_states(o, lse, work.row_states, work.row_state_starts, sinks, out)
+        return out

@@ -1,0 +1,1 @@
+"""The treeserve command line."""

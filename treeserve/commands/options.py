@@ -1,0 +1,124 @@
+"""Options that several commands share, and a parser whose errors are one line."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn, get_args
+
+from treeserve.config import BackendName, DtypeName, SharingMode
+from treeserve.errors import ConfigError
+
+ENGINE_OPTIONS = (
+    "model",
+    "dtype",
+    "device",
+    "backend",
+    "sharing",
+    "num_pages",
+    "page_size",
+    "token_budget",
+    "max_running",
+)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with what may have been meant, and exits with status 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Reject what is unknown here, where the options that may have been meant are known."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]!r}{self._suggestion(unknown[0])}")
+        return known, unknown
+
+    def _suggestion(self, argument: str) -> str:
+        name = argument.partition("=")[0]
+        close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+
+
+def package_version() -> str:
+    """As installed, or "unknown" in a checkout that is not installed."""
+    try:
+        return version("treeserve")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Options of treeserve.llm.EngineOptions; those that are not given are left out."""
+    group = parser.add_argument_group("engine")
+
+    def add(option: str, **kwargs: Any) -> None:
+        group.add_argument(option, default=argparse.SUPPRESS, **kwargs)
+
+    add("--model", help='"embedded" (the default), a checkpoint folder, or a hub name')
+    add("--dtype", choices=get_args(DtypeName), help="default: auto, as the checkpoint was saved")
+    add("--device", help="auto (the default: cuda where there is one), cpu, cuda, cuda:1, …")
+    add(
+        "--backend",
+        choices=get_args(BackendName),
+        help="of attention; default: auto, triton on cuda and torch on a CPU",
+    )
+    add(
+        "--sharing",
+        choices=get_args(SharingMode),
+        help="default: on; off is ordinary attention, every sample alone",
+    )
+    add(
+        "--no-sharing",
+        dest="sharing",
+        action="store_const",
+        const="off",
+        help="the same as --sharing off",
+    )
+    add(
+        "--num-pages",
+        type=int,
+        metavar="N",
+        help="pages of the KV pool; default: 1 GiB on a CPU, 80%% of the free memory on cuda",
+    )
+    add("--page-size", type=int, metavar="TOKENS", help="tokens of a page; default: 16")
+    add(
+        "--token-budget",
+        type=int,
+        metavar="TOKENS",
+        help="tokens of one step, at most; default: 1024",
+    )
+    add(
+        "--max-running",
+        type=int,
+        metavar="N",
+        help="samples that decode at once, at most; default: 256",
+    )
+
+
+def hide_progress_bars() -> None:
+    """Keep stderr clean where nobody watches it."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
+def given_engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The engine options on the command line, by the names of EngineOptions."""
+    return {name: getattr(args, name) for name in ENGINE_OPTIONS if hasattr(args, name)}
+
+
+def reject_together(args: argparse.Namespace, names: Sequence[str], option: str, why: str) -> None:
+    """Raise ConfigError if one of `names` was given beside `option`."""
+    for name in names:
+        if getattr(args, name, None) is not None:
+            flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag}: not with {option}: {why}")

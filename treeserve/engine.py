@@ -1,0 +1,255 @@
+"""The synchronous core: requests in, one step at a time, tokens out. One thread, no text."""
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from treeserve.errors import InvalidRequest
+from treeserve.runner import Runner
+from treeserve.sampler import DrawnToken, DrawParams
+from treeserve.scheduler.request import PromptUsage, SampleUpdate, ScheduledRequest
+from treeserve.scheduler.scheduler import Scheduler
+from treeserve.scheduler.step import Draw, Step
+from treeserve.types import (
+    FinishReason,
+    SamplingParams,
+    Sharing,
+    StepNumbers,
+    TokenLogprob,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineRequest:
+    """One prompt in token ids. `params.seed` is set; stop strings are not the engine's business."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    end_token_ids: frozenset[int] = frozenset()
+    """The model's own end-of-text tokens and the caller's stop token ids."""
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One sample drew one token."""
+
+    request_id: str
+    sample_index: int
+    token_id: int
+    logprob: TokenLogprob | None
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """The last event of a request, after all its samples ended."""
+
+    request_id: str
+    usage: PromptUsage
+    error: str | None = None
+    """Why its samples could not be finished."""
+
+
+EngineEvent = TokenEvent | RequestEnded
+
+
+@dataclass(slots=True)
+class _LiveRequest:
+    request: EngineRequest
+    open_samples: set[int] = field(default_factory=set)
+
+
+class Engine:
+    """Every method is called from one thread.
+
+    Args:
+        scheduler: Decides what each step computes.
+        runner: Computes it.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._live: dict[str, _LiveRequest] = {}
+        self._ended: list[EngineEvent] = []
+        self._sharing = Sharing()
+        self._evicted_tokens = 0
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """For introspection: counts and check()."""
+        return self._scheduler
+
+    @property
+    def sharing(self) -> Sharing:
+        """What sharing saved since the engine started, over requests that ended."""
+        return self._sharing
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: It can never fit in the pool.
+        """
+        params = request.params
+        self._scheduler.add(
+            ScheduledRequest(
+                request_id=request.request_id,
+                prompt=np.array(request.prompt_token_ids, dtype=np.int32),
+                num_samples=params.n,
+                max_tokens=params.max_tokens,
+                stop_token_ids=request.end_token_ids,
+                namespace=request.namespace,
+            )
+        )
+        self._live[request.request_id] = _LiveRequest(request, set(range(params.n)))
+
+    def abort(self, request_id: str, sample_index: int | None = None) -> None:
+        """End a request, or one of its samples, at once. What has ended or never was is ignored."""
+        live = self._live.get(request_id)
+        if live is None or (sample_index is not None and sample_index not in live.open_samples):
+            return
+        live.open_samples -= live.open_samples if sample_index is None else {sample_index}
+        if live.open_samples:
+            self._scheduler.abort(request_id, sample_index)
+            return
+        usage = self._scheduler.usage(request_id)
+        self._scheduler.abort(request_id)
+        self._end(request_id, usage)
+
+    def has_work(self) -> bool:
+        """Whether step() has anything to do or to tell."""
+        return bool(self._ended) or self._scheduler.has_work()
+
+    def step(self) -> tuple[list[EngineEvent], StepNumbers | None]:
+        """Run one step; None for its numbers where there was nothing to run."""
+        events = self.take_ended()
+        step = self._scheduler.schedule()
+        if step is None:
+            return events, None
+        started = time.perf_counter()
+        try:
+            drawn = self._runner.run(step, [self._draw_params(draw) for draw in step.draws])
+        except Exception as error:
+            logger.exception("step %d failed", step.number)
+            self._fail(step, f"{type(error).__name__}: {error}")
+            return events + self.take_ended(), None
+        model_seconds = time.perf_counter() - started
+        tokens = self._fold_back(step, drawn)
+        numbers = self._numbers(step, tokens, model_seconds)
+        return [*events, *tokens, *self.take_ended()], numbers
+
+    def abort_all(self) -> None:
+        """End every request."""
+        for request_id in list(self._live):
+            self.abort(request_id)
+
+    def take_ended(self) -> list[EngineEvent]:
+        """Last events of requests that ended outside a step, once."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _draw_params(self, draw: Draw) -> DrawParams:
+        request = self._live[draw.request_id].request
+        return DrawParams(request.params, draw.sample_index, draw.position)
+
+    def _fold_back(self, step: Step, drawn: list[DrawnToken]) -> list[TokenEvent]:
+        usages = {draw.request_id: self._scheduler.usage(draw.request_id) for draw in step.draws}
+        updates = self._scheduler.complete(step, [token.token_id for token in drawn])
+        events = []
+        for update, token in zip(updates, drawn, strict=True):
+            events.append(_token_event(update, token))
+            if update.finish_reason is None:
+                continue
+            live = self._live[update.request_id]
+            live.open_samples.discard(update.sample_index)
+            if not live.open_samples:
+                self._end(update.request_id, usages[update.request_id])
+        return events
+
+    def _fail(self, step: Step, error: str) -> None:
+        usages = {request_id: self._scheduler.usage(request_id) for request_id in self._live}
+        for request_id in self._scheduler.fail(step):
+            self._end(request_id, usages[request_id], error)
+
+    def _end(self, request_id: str, usage: PromptUsage, error: str | None = None) -> None:
+        del self._live[request_id]
+        self._ended.append(RequestEnded(request_id, usage, error))
+        self._sharing = _add_sharing(
+            self._sharing,
+            Sharing(
+                prompt_tokens=usage.prompt_tokens, computed_prompt_tokens=usage.computed_tokens
+            ),
+        )
+
+    def _numbers(self, step: Step, tokens: list[TokenEvent], model_seconds: float) -> StepNumbers:
+        counts = self._scheduler.counts()
+        plan = step.plan.counts
+        self._sharing = _add_sharing(
+            self._sharing,
+            Sharing(kv_tokens_read=plan.tokens_read, kv_tokens_read_flat=plan.tokens_read_flat),
+        )
+        evicted = counts.evicted_tokens - self._evicted_tokens
+        self._evicted_tokens = counts.evicted_tokens
+        finished = Counter(event.finish_reason for event in tokens if event.finish_reason)
+        return StepNumbers(
+            num_rows=step.num_rows,
+            num_prompt_rows=step.num_prompt_rows,
+            num_drawn=len(step.draws),
+            running_samples=counts.running_samples,
+            waiting_requests=counts.waiting_requests,
+            used_pages=counts.used_pages,
+            cached_pages=counts.cached_pages,
+            total_pages=counts.total_pages,
+            work_items=step.plan.num_items,
+            shared_items=plan.num_shared_items,
+            folded_segments=plan.num_folded_segments,
+            kv_tokens_read=plan.tokens_read,
+            kv_tokens_read_flat=plan.tokens_read_flat,
+            evicted_tokens=evicted,
+            plan_seconds=counts.plan_seconds,
+            schedule_seconds=counts.schedule_seconds,
+            model_seconds=model_seconds,
+            finished=tuple(finished.items()),
+        )
+
+
+def check_request(request: EngineRequest, vocabulary_size: int, max_positions: int) -> None:
+    """Raise InvalidRequest if the model can never serve the request."""
+    prompt = request.prompt_token_ids
+    if not prompt:
+        raise InvalidRequest("prompt", "must not be empty")
+    for index, token_id in enumerate(prompt):
+        if not 0 <= token_id < vocabulary_size:
+            raise InvalidRequest(
+                f"prompt[{index}]",
+                f"token id {token_id} is outside the vocabulary of {vocabulary_size}",
+            )
+    if len(prompt) >= max_positions:
+        raise InvalidRequest(
+            "prompt",
+            f"has {len(prompt)} tokens; the model takes at most {max_positions - 1} and one more",
+        )
+
+
+def _token_event(update: SampleUpdate, token: DrawnToken) -> TokenEvent:
+    reason = None if update.finish_reason is None else FinishReason(update.finish_reason)
+    return TokenEvent(
+        update.request_id, update.sample_index, update.token_id, token.logprob, reason
+    )
+
+
+def _add_sharing(left: Sharing, right: Sharing) -> Sharing:
+    return Sharing(
+        prompt_tokens=left.prompt_tokens + right.prompt_tokens,
+        computed_prompt_tokens=left.computed_prompt_tokens + right.computed_prompt_tokens,
+        kv_tokens_read=left.kv_tokens_read + right.kv_tokens_read,
+        kv_tokens_read_flat=left.kv_tokens_read_flat + right.kv_tokens_read_flat,
+    )

@@ -1,0 +1,339 @@
+"""The Python API: a model in this process, driven by whoever reads its results."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from treeserve.attention.backend import AttentionBackend, make_backend
+from treeserve.config import BackendName, DtypeName, ModelConfig, SchedulerConfig, SharingMode
+from treeserve.engine import Engine
+from treeserve.errors import ConfigError, InvalidRequest
+from treeserve.generation import Item, stream_in_place
+from treeserve.kv_cache import KVCache
+from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
+from treeserve.prompt import EncodedPrompt, Prompter
+from treeserve.runner import Runner
+from treeserve.scheduler.scheduler import Scheduler
+from treeserve.tokenizer import Tokenizer
+from treeserve.types import (
+    Delta,
+    Finished,
+    Generation,
+    Prompt,
+    PromptTree,
+    Sample,
+    SamplingParams,
+    Sharing,
+    TokenLogprob,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PAGE_SIZE = 16
+DEFAULT_TOKEN_BUDGET = 1024
+DEFAULT_MAX_RUNNING = 256
+CPU_POOL_BYTES = 1 << 30
+CUDA_POOL_FRACTION = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Everything that decides how an engine is built; `treeserve serve` has the same options."""
+
+    model: str = "embedded"
+    """"embedded", a folder of a checkpoint, or a hub name."""
+    dtype: DtypeName = "auto"
+    """auto: as the checkpoint was saved."""
+    device: str = "auto"
+    """auto: cuda where there is one, else cpu."""
+    backend: BackendName = "auto"
+    """Of attention. auto: triton on cuda, torch on a CPU."""
+    sharing: SharingMode = "on"
+    """off: ordinary attention, every sample alone, for comparison."""
+    num_pages: int | None = None
+    """Pages of the KV pool. None: 1 GiB on a CPU, 80% of the free memory on cuda."""
+    page_size: int = DEFAULT_PAGE_SIZE
+    """Tokens of a page."""
+    token_budget: int = DEFAULT_TOKEN_BUDGET
+    """Rows of one step, at most."""
+    max_running: int = DEFAULT_MAX_RUNNING
+    """Samples that decode at once, at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuiltEngine:
+    """An engine and what belongs to it."""
+
+    engine: Engine
+    prompter: Prompter
+    model: LoadedModel
+    backend: str
+    num_pages: int
+
+
+def build_engine(options: EngineOptions) -> BuiltEngine:
+    """Load the model and put an engine around it.
+
+    Raises:
+        ConfigError: An option is out of range.
+        ModelError: The model cannot be loaded or served.
+    """
+    model_config = ModelConfig(
+        model=options.model, dtype=options.dtype, device=options.device, backend=options.backend
+    )
+    _scheduler_config(options, 1)
+    device = resolve_device(options.device)
+    tokenizer = Tokenizer.load(resolve_model(options.model))
+    model = load_model(model_config)
+    num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
+    config = _scheduler_config(options, num_pages)
+    backend_name = _backend_name(options.backend, device)
+    runner = Runner(model, _make_backend(backend_name, model, config), config.kept_logits)
+    prompter = Prompter(
+        tokenizer,
+        vocabulary_size=model.vocabulary_size,
+        max_positions=model.max_positions,
+        end_token_ids=model.end_token_ids,
+    )
+    return BuiltEngine(Engine(Scheduler(config), runner), prompter, model, backend_name, num_pages)
+
+
+class LLM:
+    """A model in this process.
+
+    Args:
+        model: "embedded", a folder of a checkpoint, or a hub name.
+        dtype: "auto" (as the checkpoint was saved), "float32", "bfloat16" or "float16".
+        device: "auto", "cpu" or "cuda".
+        backend: Of attention: "auto", "reference", "torch" or "triton".
+        sharing: "on", or "off" for ordinary attention, every sample alone.
+        num_pages: Pages of the KV pool; None is 1 GiB on a CPU, 80% of the free memory on cuda.
+        page_size: Tokens of a page.
+        token_budget: Rows of one step, at most.
+        max_running: Samples that decode at once, at most.
+
+    Raises:
+        ConfigError: An option is out of range.
+        ModelError: The model cannot be loaded or served.
+
+    Example:
+        >>> llm = LLM("embedded")
+        >>> [result] = llm.generate("Read a number.", SamplingParams(n=4, max_tokens=16))
+        >>> len(result.samples)
+        4
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded",
+        *,
+        dtype: DtypeName = "auto",
+        device: str = "auto",
+        backend: BackendName = "auto",
+        sharing: SharingMode = "on",
+        num_pages: int | None = None,
+        page_size: int = DEFAULT_PAGE_SIZE,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        max_running: int = DEFAULT_MAX_RUNNING,
+    ) -> None:
+        self._built = build_engine(
+            EngineOptions(
+                model=model,
+                dtype=dtype,
+                device=device,
+                backend=backend,
+                sharing=sharing,
+                num_pages=num_pages,
+                page_size=page_size,
+                token_budget=token_budget,
+                max_running=max_running,
+            )
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine itself, for introspection."""
+        return self._built.engine
+
+    @property
+    def prompter(self) -> Prompter:
+        """What checks and tokenises prompts for this model."""
+        return self._built.prompter
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Generation]:
+        """Samples of one or several prompts, which share what text they have in common.
+
+        Args:
+            prompts: Text, token ids, or a list of either.
+            params: For all, or one for each prompt; None is the defaults.
+
+        Returns:
+            One result for each prompt, in order.
+
+        Raises:
+            InvalidRequest: Names the prompt, the field and the limit; nothing is computed.
+        """
+        encoded = self._encode(prompts, params)
+        return self._run(encoded, [()] * len(encoded))
+
+    def generate_tree(self, tree: PromptTree) -> list[Generation]:
+        """Samples of every prompt of a tree that asks for some, depth first.
+
+        Raises:
+            InvalidRequest: Names the node, the field and the limit; nothing is computed.
+        """
+        encoded = self._built.prompter.encode_tree(tree)
+        return self._run(encoded, [prompt.path for prompt in encoded])
+
+    def stream(
+        self, prompt: Prompt | PromptTree, params: SamplingParams | None = None
+    ) -> Iterator[Item]:
+        """The same as it grows: deltas of samples, and each prompt's usage after its last one.
+
+        Args:
+            prompt: A prompt, or a tree (which brings its own parameters).
+            params: Of the prompt; None is the defaults.
+        """
+        prompter = self._built.prompter
+        if isinstance(prompt, PromptTree):
+            encoded = prompter.encode_tree(prompt)
+        else:
+            encoded = [prompter.encode(prompt, params)]
+        return stream_in_place(self.engine, prompter, encoded)
+
+    def sharing(self) -> Sharing:
+        """What sharing saved since the model was loaded."""
+        return self.engine.sharing
+
+    def _encode(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[EncodedPrompt]:
+        several = _as_list(prompts)
+        each = _params_for(several, params)
+        encoded = []
+        for index, (prompt, own) in enumerate(zip(several, each, strict=True)):
+            try:
+                encoded.append(self._built.prompter.encode(prompt, own, (index,)))
+            except InvalidRequest as error:
+                if len(several) == 1:
+                    raise
+                field = f"prompts[{index}].{error.field}"
+                raise InvalidRequest(field, error.description) from None
+        return encoded
+
+    def _run(
+        self, encoded: list[EncodedPrompt], paths: list[tuple[int, ...]]
+    ) -> list[Generation]:
+        gathered = {prompt.path: _Gathered(prompt) for prompt in encoded}
+        for item in stream_in_place(self.engine, self._built.prompter, encoded):
+            gathered[item.path].push(item)
+        return [
+            gathered[prompt.path].generation(path)
+            for prompt, path in zip(encoded, paths, strict=True)
+        ]
+
+
+class _Gathered:
+    """One prompt's items, put together again."""
+
+    def __init__(self, encoded: EncodedPrompt) -> None:
+        self._deltas: list[list[Delta]] = [[] for _ in range(encoded.request.params.n)]
+        self._finished: Finished | None = None
+
+    def push(self, item: Item) -> None:
+        if isinstance(item, Finished):
+            self._finished = item
+        else:
+            self._deltas[item.sample_index].append(item)
+
+    def generation(self, path: tuple[int, ...]) -> Generation:
+        assert self._finished is not None
+        samples = tuple(_sample(index, deltas) for index, deltas in enumerate(self._deltas))
+        return Generation(samples=samples, usage=self._finished.usage, path=path)
+
+
+def _sample(index: int, deltas: list[Delta]) -> Sample:
+    last = deltas[-1]
+    assert last.finish_reason is not None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    if last.logprobs is not None:
+        logprobs = tuple(entry for delta in deltas for entry in delta.logprobs or ())
+    return Sample(
+        index=index,
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        finish_reason=last.finish_reason,
+        logprobs=logprobs,
+    )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and all(isinstance(entry, int) for entry in prompts):
+        return [[entry for entry in prompts if isinstance(entry, int)]]
+    if any(isinstance(entry, int) for entry in prompts):
+        raise InvalidRequest("prompts", "mixes token ids with texts or lists of token ids")
+    return [entry for entry in prompts if not isinstance(entry, int)]
+
+
+def _params_for(
+    prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * len(prompts)
+    if len(params) != len(prompts):
+        raise InvalidRequest(
+            "params", f"one for each of the {len(prompts)} prompts is needed, got {len(params)}"
+        )
+    return list(params)
+
+
+def _scheduler_config(options: EngineOptions, num_pages: int) -> SchedulerConfig:
+    given = num_pages if options.num_pages is None else options.num_pages
+    return SchedulerConfig(
+        num_pages=given,
+        page_size=options.page_size,
+        token_budget=options.token_budget,
+        max_running=min(options.max_running, options.token_budget),
+        sharing=options.sharing,
+    )
+
+
+def _backend_name(name: BackendName, device: torch.device) -> str:
+    if name == "auto":
+        return "triton" if device.type == "cuda" else "torch"
+    if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(f"backend: triton needs a CUDA device, not {device}; try backend=torch")
+    return name
+
+
+def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> AttentionBackend:
+    cache = KVCache(
+        [(layer.num_kv_heads, layer.head_dim) for layer in model.layers],
+        num_slots=config.num_pages * config.page_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    return make_backend(name, cache)
+
+
+def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:
+    budget = CPU_POOL_BYTES
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        budget = int(free_bytes * CUDA_POOL_FRACTION)
+    shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
+    num_pages = budget // (KVCache.bytes_per_slot(shapes, model.dtype) * page_size)
+    if num_pages < 1:
+        raise ConfigError("num_pages: there is no memory left for a single page of KV")
+    return int(num_pages)

@@ -1,0 +1,219 @@
+"""Runs the engine in a thread of its own, with asyncio streams on top."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from treeserve.engine import Engine, EngineEvent, EngineRequest, RequestEnded
+from treeserve.errors import EngineStopped, TreeserveError
+from treeserve.types import StepNumbers
+
+logger = logging.getLogger(__name__)
+
+StepObserver = Callable[[StepNumbers], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Submit:
+    requests: tuple[EngineRequest, ...]
+    stream: "EngineStream"
+    accepted: "asyncio.Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    request_id: str
+    sample_index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineStream:
+    """Events of some requests, in batches of one step, ending when all of them have ended."""
+
+    loop: asyncio.AbstractEventLoop
+    queue: "asyncio.Queue[list[EngineEvent]]" = field(default_factory=asyncio.Queue)
+    open_requests: set[str] = field(default_factory=set)
+
+    async def __aiter__(self) -> AsyncIterator[list[EngineEvent]]:
+        while self.open_requests:
+            events = await self.queue.get()
+            ended = [event.request_id for event in events if isinstance(event, RequestEnded)]
+            self.open_requests.difference_update(ended)
+            yield events
+
+
+class EngineLoop:
+    """The engine belongs to the loop's thread; everything reaches it through one inbox.
+
+    Args:
+        engine: Used by nobody else from start() on.
+        on_step: Called in the engine's thread with every step's numbers; must be quick.
+    """
+
+    def __init__(self, engine: Engine, on_step: StepObserver | None = None) -> None:
+        self._engine = engine
+        self._on_step = on_step
+        self._inbox: queue.SimpleQueue[_Submit | _Abort | _Stop] = queue.SimpleQueue()
+        self._streams: dict[str, EngineStream] = {}
+        self._thread = threading.Thread(target=self._run, name="treeserve-engine", daemon=True)
+        self._open_requests: set[str] = set()
+        self._open_changed = threading.Condition()
+        self._draining = threading.Event()
+        self._failed = threading.Event()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine's thread is running."""
+        return self._thread.is_alive() and not self._failed.is_set()
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread.start()
+
+    async def submit(self, requests: Sequence[EngineRequest]) -> EngineStream:
+        """Queue requests together, so that one step sees them all.
+
+        Raises:
+            InvalidRequest: One of them can never fit; none is queued.
+            EngineStopped: The engine is draining or has stopped.
+        """
+        request_ids = [request.request_id for request in requests]
+        with self._open_changed:
+            if self._draining.is_set() or not self.healthy:
+                raise EngineStopped("the engine is shutting down and takes no more requests")
+            self._open_requests.update(request_ids)
+        loop = asyncio.get_running_loop()
+        stream = EngineStream(loop, open_requests=set(request_ids))
+        accepted: asyncio.Future[None] = loop.create_future()
+        self._inbox.put(_Submit(tuple(requests), stream, accepted))
+        try:
+            await accepted
+        except asyncio.CancelledError:
+            for request_id in request_ids:
+                self.abort(request_id)
+            raise
+        return stream
+
+    def abort(self, request_id: str, sample_index: int | None = None) -> None:
+        """End a request or one of its samples before the next step. Unknown ones are ignored."""
+        self._inbox.put(_Abort(request_id, sample_index))
+
+    async def drain(self, grace_seconds: float) -> bool:
+        """Take no more requests, and wait for those that run; True if all of them ended in time."""
+        self._draining.set()
+        return await asyncio.to_thread(self._wait_until_idle, grace_seconds)
+
+    def stop(self) -> None:
+        """End what still runs and the thread with it."""
+        self._draining.set()
+        self._inbox.put(_Stop())
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _wait_until_idle(self, timeout_seconds: float) -> bool:
+        with self._open_changed:
+            return self._open_changed.wait_for(lambda: not self._open_requests, timeout_seconds)
+
+    def _close_requests(self, request_ids: Iterable[str]) -> None:
+        with self._open_changed:
+            self._open_requests.difference_update(request_ids)
+            self._open_changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while self._take_inbox():
+                events, numbers = self._engine.step()
+                self._dispatch(events)
+                if numbers is not None and self._on_step is not None:
+                    self._on_step(numbers)
+        except Exception:
+            logger.exception("the engine cannot go on")
+            self._failed.set()
+        finally:
+            self._end_all()
+
+    def _take_inbox(self) -> bool:
+        """Carry out what came in, waiting for it when there is nothing else to do."""
+        while True:
+            try:
+                message = self._inbox.get(block=not self._engine.has_work())
+            except queue.Empty:
+                return True
+            if isinstance(message, _Stop):
+                return False
+            if isinstance(message, _Abort):
+                self._engine.abort(message.request_id, message.sample_index)
+            else:
+                self._add(message)
+
+    def _add(self, submit: _Submit) -> None:
+        added: list[str] = []
+        try:
+            for request in submit.requests:
+                self._engine.add(request)
+                added.append(request.request_id)
+        except TreeserveError as error:
+            for request_id in added:
+                self._engine.abort(request_id)
+            self._close_requests(request.request_id for request in submit.requests)
+            _call_soon(submit.stream.loop, _reject, submit.accepted, error)
+            return
+        for request_id in added:
+            self._streams[request_id] = submit.stream
+        _call_soon(submit.stream.loop, _accept, submit.accepted)
+
+    def _dispatch(self, events: Sequence[EngineEvent]) -> None:
+        batches: dict[EngineStream, list[EngineEvent]] = {}
+        for event in events:
+            stream = self._streams.get(event.request_id)
+            if stream is not None:
+                batches.setdefault(stream, []).append(event)
+            if isinstance(event, RequestEnded):
+                self._streams.pop(event.request_id, None)
+        for stream, batch in batches.items():
+            _call_soon(stream.loop, stream.queue.put_nowait, batch)
+        self._close_requests(e.request_id for e in events if isinstance(e, RequestEnded))
+
+    def _end_all(self) -> None:
+        self._draining.set()
+        try:
+            self._engine.abort_all()
+            self._dispatch(self._engine.take_ended())
+        except Exception:
+            logger.exception("requests could not be ended in good order")
+        while not self._inbox.empty():
+            message = self._inbox.get_nowait()
+            if isinstance(message, _Submit):
+                error = EngineStopped("the engine has stopped")
+                _call_soon(message.stream.loop, _reject, message.accepted, error)
+        with self._open_changed:
+            self._open_requests.clear()
+            self._open_changed.notify_all()
+
+
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object
+) -> None:
+    """As call_soon_threadsafe, for a caller whose event loop may already be gone."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        logger.debug("a caller's event loop closed before its stream ended")
+
+
+def _accept(accepted: "asyncio.Future[None]") -> None:
+    if not accepted.done():
+        accepted.set_result(None)
+
+
+def _reject(accepted: "asyncio.Future[None]", error: TreeserveError) -> None:
+    if not accepted.done():
+        accepted.set_exception(error)

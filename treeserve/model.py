@@ -1,0 +1,279 @@
+"""Loads a decoder from `transformers` and runs it over packed rows with treeserve's attention."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from treeserve.config import ModelConfig
+from treeserve.embedded import MODEL_FOLDER
+from treeserve.errors import ConfigError, ModelError
+from treeserve.probe import AttentionLayer, probe_model
+from treeserve.step_relay import StepNotPassed, relay_step
+
+ATTENTION_NAME = "treeserve"
+SUPPORTED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+
+
+class AttendRows(Protocol):
+    """One layer's attention of one step: how the model calls back into treeserve."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer_index: int,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """Attention output [num_rows, num_heads, head_dim].
+
+        Args:
+            query: [num_rows, num_heads, head_dim], rotated.
+            key: [num_rows, num_kv_heads, head_dim], rotated.
+            value: [num_rows, num_kv_heads, head_dim].
+            layer_index: Which layer.
+            scaling: Factor of the logits.
+            window: A row sees this many tokens, its own among them; None is all.
+            softcap: Logits become softcap * tanh(logits / softcap); None is as they are.
+            sinks: [num_heads] logits that join each row's denominator, or None.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model that is ready to run, and what the rest of the engine needs to know of it."""
+
+    name: str
+    module: PreTrainedModel
+    layers: tuple[AttentionLayer, ...]
+    vocabulary_size: int
+    max_positions: int
+    end_token_ids: frozenset[int]
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, logits_rows: Tensor, attend: AttendRows
+    ) -> Tensor:
+        """Logits [num_logits, vocabulary_size] float32 of the rows that need them.
+
+        Args:
+            token_ids: [1, num_rows] int64.
+            positions: [1, num_rows] int64.
+            logits_rows: [num_logits] int64.
+            attend: Called once per layer.
+        """
+        return _forward(self.module, token_ids, positions, logits_rows, attend)
+
+
+def resolve_model(model: str) -> str:
+    """The folder or hub name that a model option stands for.
+
+    Raises:
+        ModelError: It is a folder without a config.json.
+    """
+    if model == "embedded":
+        return str(MODEL_FOLDER)
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"model: the folder {model} has no config.json")
+    if not folder.is_dir() and (folder.is_absolute() or model.startswith(".")):
+        raise ModelError(f"model: there is no folder {model}")
+    return model
+
+
+def load_model(config: ModelConfig) -> LoadedModel:
+    """Load a checkpoint and prove that treeserve's attention serves it.
+
+    Raises:
+        ModelError: It cannot be read, or cannot be served; says why.
+    """
+    location = resolve_model(config.model)
+    hf_config = _load_config(config.model, location)
+    _refuse_unsupported(config.model, hf_config)
+    module = _load_module(config, location)
+    _register_attention()
+    return LoadedModel(
+        name=config.model,
+        module=module,
+        layers=_attach_attention(config.model, module),
+        vocabulary_size=_text_config(hf_config).vocab_size,
+        max_positions=_text_config(hf_config).max_position_embeddings,
+        end_token_ids=_end_token_ids(module),
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a device option stands for.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is not a device; try cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: {name!r} is not supported; try cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name!r} asked for, but PyTorch finds no CUDA device")
+    return device
+
+
+def _forward(
+    module: PreTrainedModel,
+    token_ids: Tensor,
+    positions: Tensor,
+    logits_rows: Tensor,
+    attend: AttendRows,
+) -> Tensor:
+    output = module(
+        input_ids=token_ids,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=logits_rows,
+        step=attend,
+    )
+    logits: Tensor = output.logits
+    return logits[0].float()
+
+
+def _load_config(name: str, location: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(location)
+    except Exception as error:
+        raise ModelError(f"model: cannot read the configuration of {name}: {error}") from error
+
+
+def _load_module(config: ModelConfig, location: str) -> PreTrainedModel:
+    dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+    device = resolve_device(config.device)
+    try:
+        # The probe compares the hook with the model's own eager attention, so that comes first.
+        module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, attn_implementation="eager"
+        )
+    except Exception as error:
+        raise ModelError(f"model: cannot load {config.model}: {error}") from error
+    return module.to(device).eval()
+
+
+def _attach_attention(name: str, module: PreTrainedModel) -> tuple[AttentionLayer, ...]:
+    try:
+        return probe_model(name, module, ATTENTION_NAME, _forward)
+    except StepNotPassed:
+        relay_step(module)
+        module.set_attn_implementation("eager")
+        return probe_model(name, module, ATTENTION_NAME, _forward)
+
+
+def _text_config(config: PretrainedConfig) -> Any:
+    return config.get_text_config(decoder=True)
+
+
+def _refuse_unsupported(name: str, config: PretrainedConfig) -> None:
+    reason = _unsupported_reason(config)
+    if reason:
+        raise ModelError(f"model: {name} ({config.model_type}) cannot be served: {reason}")
+
+
+def _unsupported_reason(config: PretrainedConfig) -> str | None:
+    text = _text_config(config)
+    if config.is_encoder_decoder:
+        return "it is an encoder-decoder; treeserve serves decoder-only models"
+    if getattr(text, "alibi", False):
+        return "its ALiBi biases are not part of the pluggable attention"
+    if getattr(text, "kv_lora_rank", None):
+        return "its latent attention (MLA) keeps no per-head keys and values"
+    if getattr(text, "max_position_embeddings", None) is None:
+        return "its configuration states no max_position_embeddings"
+    other = set(getattr(text, "layer_types", None) or ()) - SUPPORTED_LAYER_TYPES
+    if other:
+        return (
+            f"its layers of type {', '.join(sorted(other))} keep other state than keys and values"
+        )
+    return _rope_reason(text)
+
+
+def _rope_reason(text: Any) -> str | None:
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    types = {str(rope.get("rope_type")) for rope in (parameters, *nested)}
+    varying = sorted(types & LENGTH_DEPENDENT_ROPE)
+    if varying:
+        return f"its {varying[0]} rotary positions change with the length of the batch"
+    return None
+
+
+def _end_token_ids(module: PreTrainedModel) -> frozenset[int]:
+    generation = getattr(module, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    if ids is None:
+        ids = _text_config(module.config).eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _register_attention() -> None:
+    AttentionInterface.register(ATTENTION_NAME, _attention_hook)
+    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    """The plan knows who sees what; no mask is built."""
+
+
+def _attention_hook(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _attention_mask: Tensor | None,
+    *,
+    step: AttendRows | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_unused: Any,
+) -> tuple[Tensor, None]:
+    """The signature that transformers calls; tensors come as [1, heads, rows, head_dim]."""
+    if step is None:
+        raise StepNotPassed("the attention was called without a step")
+    head_dim = query.shape[-1]
+    output = step(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        layer_index=int(module.layer_idx),  # type: ignore[arg-type]
+        scaling=head_dim**-0.5 if scaling is None else scaling,
+        window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    return output[None], None

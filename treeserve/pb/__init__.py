@@ -1,0 +1,1 @@
+"""Generated protobuf code of the treeserve.v1 package."""

@@ -1,0 +1,106 @@
+"""Carries a step out on the device: model, attention, kept logits and draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from treeserve.attention.backend import AttentionBackend
+from treeserve.batch import Batch, make_batch
+from treeserve.model import LoadedModel
+from treeserve.sampler import DrawnToken, DrawParams, draw_tokens
+from treeserve.scheduler.step import Step
+
+
+class BrokenLogits(RuntimeError):
+    """The model's logits are not numbers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attend:
+    """One step's attention, as the model calls it."""
+
+    backend: AttentionBackend
+    batch: Batch
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer_index: int,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        return self.backend.attend(
+            query,
+            key,
+            value,
+            layer_index,
+            self.batch,
+            scaling=scaling,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
+        )
+
+
+class Runner:
+    """Owns the kept-logits table; everything else of a step is an argument.
+
+    Args:
+        model: Runs the rows.
+        backend: Runs their attention, and owns the KV store.
+        num_kept: Entries of the kept-logits table.
+    """
+
+    def __init__(self, model: LoadedModel, backend: AttentionBackend, num_kept: int) -> None:
+        self._model = model
+        self._backend = backend
+        self._kept = torch.zeros(
+            num_kept, model.vocabulary_size, dtype=torch.float32, device=model.device
+        )
+
+    @torch.inference_mode()
+    def run(self, step: Step, draws: Sequence[DrawParams]) -> list[DrawnToken]:
+        """One forward pass and its draws.
+
+        Args:
+            step: What to compute.
+            draws: One for each of `step.draws`.
+
+        Returns:
+            One token for each of `step.draws`.
+
+        Raises:
+            BrokenLogits: A row that is drawn from is not finite.
+        """
+        logits = self._compute_logits(step)
+        for keep in step.keeps:
+            self._kept[keep.kept_index] = logits[keep.logits_index]
+        if not step.draws:
+            return []
+        rows = self._gather_sources(step, logits)
+        if not bool(torch.isfinite(rows.amax(dim=-1)).all()):
+            raise BrokenLogits(f"step {step.number}: the logits of a drawn row are not finite")
+        return draw_tokens(rows, draws)
+
+    def _compute_logits(self, step: Step) -> Tensor:
+        if step.num_rows == 0:
+            return self._kept[:0]
+        batch = make_batch(step, self._model.device, self._backend)
+        attend = _Attend(self._backend, batch)
+        return self._model.forward(batch.token_ids, batch.positions, batch.logits_rows, attend)
+
+    def _gather_sources(self, step: Step, logits: Tensor) -> Tensor:
+        num_computed = len(step.logits_rows)
+        sources = [draw.source for draw in step.draws]
+        rows = [
+            logits[source] if source < num_computed else self._kept[source - num_computed]
+            for source in sources
+        ]
+        return torch.stack(rows)

@@ -1,0 +1,1 @@
+"""The gRPC generation service and the HTTP door for probes and metrics."""

@@ -1,0 +1,49 @@
+"""The HTTP door: probes and metrics."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from treeserve.metrics import Metrics
+from treeserve.server.calls import Calls, Phase
+
+
+def make_http_app(calls: Calls, metrics: Metrics, is_alive: Callable[[], bool]) -> Starlette:
+    """`/metrics`, `/healthz` (is the process of any use?) and `/readyz` (send it requests?)."""
+
+    async def show_metrics(request: Request) -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(request: Request) -> Response:
+        if is_alive():
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("the engine has failed\n", status_code=503)
+
+    async def readyz(request: Request) -> Response:
+        if calls.phase is Phase.READY and is_alive():
+            return PlainTextResponse("ready\n")
+        phase = calls.phase.value if is_alive() else "failed"
+        return PlainTextResponse(f"{phase}\n", status_code=503)
+
+    routes = {"/metrics": show_metrics, "/healthz": healthz, "/readyz": readyz}
+    return Starlette(routes=[Route(path, endpoint) for path, endpoint in routes.items()])
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that leaves the process's signals alone."""
+
+    def __init__(self, app: Starlette) -> None:
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

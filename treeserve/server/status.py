@@ -1,0 +1,72 @@
+"""Turns errors into gRPC statuses with google.rpc details."""
+
+import logging
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from treeserve.errors import EngineStopped, InvalidRequest, TreeserveError
+from treeserve.server.convert import proto_path
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1
+
+
+class Overloaded(TreeserveError):
+    """More calls at once than the server takes."""
+
+
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The code that an error ends its call with."""
+    match error:
+        case InvalidRequest():
+            return grpc.StatusCode.INVALID_ARGUMENT
+        case EngineStopped():
+            return grpc.StatusCode.UNAVAILABLE
+        case Overloaded():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case _:
+            return grpc.StatusCode.INTERNAL
+
+
+def status_of(error: Exception) -> grpc.Status:
+    """The status that tells a caller of an error; an unexpected one is logged, not told."""
+    code = code_of(error)
+    if code is grpc.StatusCode.INTERNAL:
+        logger.error("a call failed", exc_info=error)
+        return _status(code, "internal error; the server's log has the details")
+    if isinstance(error, InvalidRequest):
+        return _invalid(error)
+    if isinstance(error, Overloaded):
+        delay = duration_pb2.Duration(seconds=_RETRY_SECONDS)
+        return _status(code, str(error), error_details_pb2.RetryInfo(retry_delay=delay))
+    return _status(code, str(error))
+
+
+def _invalid(error: InvalidRequest) -> grpc.Status:
+    field = proto_path(error.field)
+    violation = error_details_pb2.BadRequest.FieldViolation(
+        field=field, description=error.description
+    )
+    return _status(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"{field}: {error.description}",
+        error_details_pb2.BadRequest(field_violations=[violation]),
+    )
+
+
+def _status(code: grpc.StatusCode, text: str, *details: Message) -> grpc.Status:
+    packed = []
+    for detail in details:
+        entry = any_pb2.Any()
+        entry.Pack(detail)
+        packed.append(entry)
+    number = code_pb2.Code.Value(code.name)
+    status: grpc.Status = rpc_status.to_status(
+        status_pb2.Status(code=number, message=text, details=packed)
+    )
+    return status
