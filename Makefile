@@ -46,13 +46,13 @@ proto: $(STAMP) ## generate treeserve/pb from proto/
 		--python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: $(STAMP) ## sharing on against off, interleaved, on this machine
-	$(BIN)/treeserve bench
+	$(BIN)/treeserve bench sharing
 
 aot: $(STAMP) ## compile every kernel for sm_80 and sm_90 (needs no GPU); registers, shared memory, spills
 	$(BIN)/python -m treeserve.kernels.aot
 
 gpu: $(STAMP) ## values of the kernels against the reference, on a CUDA machine
-	$(BIN)/python -m treeserve.attention.gpu_check
+	$(BIN)/treeserve bench attention
 
 train: $(STAMP) ## train the embedded model again (about half an hour on two cores)
 	$(BIN)/python -m treeserve.contest.train --output treeserve/embedded/checkpoint

@@ -102,7 +102,8 @@ def compile_for(configuration: Configuration, target: str) -> Compiled:
     ):
         triton.knobs.cache.dir = folder
         triton.knobs.nvidia.dump_ptxas_log = True
-        compiled = triton.compile(source, target=gpu, options=dict(configuration.options))
+        options = {**configuration.options, "enable_fp_fusion": True}
+        compiled = triton.compile(source, target=gpu, options=options)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log.getvalue())
     registers = re.search(r"Used (\d+) registers", log.getvalue())
     if spills is None or registers is None:
@@ -150,8 +151,7 @@ def _attention_configurations(head_dim: int, dtype: str) -> Iterator[Configurati
     for tiling in tilings:
         for softcap in (False, True):
             yield Configuration(
-                name=f"attention d={head_dim} {dtype} m={tiling.block_m}"
-                + " softcap" * softcap,
+                name=f"attention d={head_dim} {dtype} m={tiling.block_m}" + " softcap" * softcap,
                 kernel=attention_states_kernel,
                 types={
                     **dict.fromkeys(("p_q", "p_k", "p_v"), f"*{dtype}"),

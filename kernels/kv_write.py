@@ -52,6 +52,7 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, write_slots
         HEAD_DIM=head_dim,
         BLOCK=BLOCK,
         num_warps=4,
+        enable_fp_fusion=True,
     )
 
 

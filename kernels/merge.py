@@ -62,6 +62,7 @@ def merge_states(
         BLOCK_D=triton.next_power_of_2(head_dim),
         HAS_SINKS=sinks is not None,
         num_warps=1,
+        enable_fp_fusion=True,
     )
 
 

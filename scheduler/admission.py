@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from treeserve.errors import InvalidRequest
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.path import Path
@@ -42,6 +44,8 @@ class Admission:
             raise InvalidRequest("n", f"must be at least 1, got {request.num_samples}")
         if request.max_tokens < 1:
             raise InvalidRequest("max_tokens", f"must be at least 1, got {request.max_tokens}")
+        if request.prompt.dtype != np.int32 or request.prompt.ndim != 1:
+            raise ValueError("a prompt is an int32 array of one dimension")
         if len(request.prompt) < 1:
             raise InvalidRequest("prompt", "must have at least one token")
         limit = f"the pool holds {self._pool.num_pages * self._pool.page_size} tokens"

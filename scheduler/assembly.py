@@ -101,16 +101,11 @@ class Assembly:
         self, number: int, requests: Sequence[LiveRequest], kept: KeptLogits, planner: Planner
     ) -> InFlight | None:
         """Lets every sample draw that can; None when there is nothing to do at all."""
-        draws = [_draw(sample, row) for row, sample in enumerate(self._decoded)]
-        drawing = list(self._decoded)
         locked: set[int] = set()
+        sources = [(sample, row) for row, sample in enumerate(self._decoded)]
         for request in requests:
-            source = self._first_source(request, kept, locked)
-            if source is None:
-                continue
-            undrawn = [s for s in request.running.values() if not s.has_drawn]
-            draws += [_draw(sample, source) for sample in undrawn]
-            drawing += undrawn
+            sources += self._first_sources(request, kept, locked)
+        draws = tuple(_draw(sample, source) for sample, source in sources)
         if not self._num_rows and not draws:
             return None
         keeps, kept_segments = self._keep(kept, locked)
@@ -125,7 +120,7 @@ class Assembly:
             write_slots=_join(self._slots),
             logits_rows=np.array(self._logits_rows, dtype=np.int32),
             keeps=keeps,
-            draws=tuple(draws),
+            draws=draws,
             plan=plan,
             num_prompt_rows=self._num_rows - len(self._decoded),
         )
@@ -135,7 +130,7 @@ class Assembly:
             decoded=tuple(self._decoded),
             claims=tuple(self._claims),
             recomputed=tuple(self._recomputed),
-            drawing=tuple(drawing),
+            drawing=tuple(sample for sample, _ in sources),
             kept=kept_segments,
             plan_seconds=plan_seconds,
         )
@@ -201,14 +196,21 @@ class Assembly:
         self._logits_at[segment] = len(self._logits_rows)
         self._logits_rows.append(self._num_rows - 1)
 
-    def _first_source(self, request: LiveRequest, kept: KeptLogits, locked: set[int]) -> int | None:
+    def _first_sources(
+        self, request: LiveRequest, kept: KeptLogits, locked: set[int]
+    ) -> list[tuple[LiveSample, int]]:
+        samples = [sample for sample in request.running.values() if not sample.has_drawn]
         leaf = request.live_path.leaf
+        if not samples:
+            return []
         if leaf in self._logits_at:
-            return self._logits_at[leaf]
-        if leaf.kept_index is None or all(s.has_drawn for s in request.running.values()):
-            return None
-        locked.add(leaf.kept_index)
-        return len(self._logits_rows) + kept.use(leaf)
+            source = self._logits_at[leaf]
+        elif leaf.kept_index is not None:
+            source = len(self._logits_rows) + kept.use(leaf)
+            locked.add(leaf.kept_index)
+        else:
+            return []
+        return [(sample, source) for sample in samples]
 
     def _keep(
         self, kept: KeptLogits, locked: set[int]

@@ -96,7 +96,7 @@ def _list_items(trie: Trie, item_starts: list[int | None], chunks: Sequence[Chun
     carried: list[tuple[int, list[Int32Array]]] = []
     for node, item_start in zip(trie.nodes, item_starts, strict=True):
         start, pieces = (0, []) if node.parent is None else carried[node.parent]
-        pieces = [*pieces, *node.pieces()]
+        pieces = [np.concatenate([*pieces, *node.pieces()])]
         if item_start is not None:
             items.append(_Item(start, node.end_position, pieces, sorted(node.chunks)))
             start, pieces = node.end_position, []

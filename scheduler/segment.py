@@ -53,9 +53,6 @@ class Segment:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __bool__(self) -> bool:
-        return True
-
     def __repr__(self) -> str:
         return (
             f"Segment([{self.start_position}, {self.end_position}), computed={self.num_computed}, "

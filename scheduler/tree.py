@@ -71,7 +71,7 @@ class RadixTree:
         if pages is None:
             return None
         slots = self._pool.slots(pages)[: len(tokens)]
-        return self._attach(parent, tokens, slots, pages, num_computed=0)
+        return self._attach(parent, tokens.copy(), slots, pages, num_computed=0)
 
     def extend(
         self, segment: Segment, tokens: Int32Array, slots: Int32Array, pages: Int32Array

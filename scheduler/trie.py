@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,17 +86,23 @@ def build_trie(chunks: Sequence[Chunk]) -> Trie:
         for segment in chunks[indices[0]].path:
             counts[segment] = counts.get(segment, 0) + len(indices)
     trie = Trie([], [], [])
-    node_of: dict[Segment, int] = {}
+    ending: dict[Segment, int] = {}
     for indices in groups.values():
         path = chunks[indices[0]].path
-        end = max(chunks[i].end_position for i in indices)
-        num_shared, node = _walk(trie.nodes, node_of, counts, path, end, indices)
+        num_shared = len(path)
+        while num_shared > 0 and counts[path[num_shared - 1]] == 1:
+            num_shared -= 1
         into, pieces = trie.alone, trie.alone_pieces
-        if node is not None:
-            into, pieces = trie.nodes[node].leaf_chunks, trie.nodes[node].leaf_pieces
-        for index in indices:
-            into.append(index)
-            pieces.append(_private_pieces(chunks[index], num_shared))
+        if num_shared > 0:
+            end = max(chunks[i].end_position for i in indices)
+            node = _find_node(trie.nodes, ending, counts, path[:num_shared], end)
+            into, pieces = node.leaf_chunks, node.leaf_pieces
+        into += indices
+        pieces += [_private_pieces(chunks[index], num_shared) for index in indices]
+    for node in reversed(trie.nodes):
+        node.chunks += node.leaf_chunks
+        if node.parent is not None:
+            trie.nodes[node.parent].chunks += node.chunks
     return trie
 
 
@@ -104,32 +111,39 @@ def build_flat_trie(chunks: Sequence[Chunk]) -> Trie:
     return Trie([], list(range(len(chunks))), [_private_pieces(chunk, 0) for chunk in chunks])
 
 
-def _walk(
+def _find_node(
     nodes: list[TrieNode],
-    node_of: dict[Segment, int],
+    ending: dict[Segment, int],
     counts: dict[Segment, int],
     path: tuple[Segment, ...],
     end_position: int,
-    chunks: list[int],
-) -> tuple[int, int | None]:
+) -> TrieNode:
+    """The node that ends with the path, which only here can be needed in part."""
+    if path[-1] not in ending:
+        _add_nodes(nodes, ending, counts, path)
+    node = nodes[ending[path[-1]]]
+    needed = min(path[-1].end_position, end_position)
+    node.anchors[-1] = max(node.anchors[-1], needed)
+    return node
+
+
+def _add_nodes(
+    nodes: list[TrieNode],
+    ending: dict[Segment, int],
+    counts: dict[Segment, int],
+    path: tuple[Segment, ...],
+) -> None:
     parent: int | None = None
-    i = 0
-    while i < len(path) and counts[path[i]] > 1:
-        first = i
-        while i < len(path) and counts[path[i]] == counts[path[first]]:
-            i += 1
-        end = min(path[i - 1].end_position, end_position)
-        index = node_of.get(path[first])
-        if index is None:
-            start = path[first].start_position
-            above = np.array([start]) if parent is None else nodes[parent].anchors
-            index = node_of[path[first]] = len(nodes)
-            nodes.append(TrieNode(parent, path[first:i], np.append(above, end)))
-        node = nodes[index]
-        node.anchors[-1] = max(node.anchors[-1], end)
-        node.chunks.extend(chunks)
-        parent = index
-    return i, parent
+    above = np.zeros(1, dtype=np.int64)
+    for _, run in groupby(path, key=counts.__getitem__):
+        segments = tuple(run)
+        if segments[-1] not in ending:
+            ending[segments[-1]] = len(nodes)
+            nodes.append(TrieNode(parent, segments, np.append(above, 0)))
+        parent = ending[segments[-1]]
+        above = nodes[parent].anchors
+        if segments[-1] is not path[-1]:
+            above[-1] = segments[-1].end_position
 
 
 def _private_pieces(chunk: Chunk, num_shared: int) -> list[Int32Array]:

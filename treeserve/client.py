@@ -1,6 +1,6 @@
 """Clients of a treeserve server, synchronous and asynchronous, in the words of the Python API."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -160,7 +160,7 @@ class AsyncClient:
 def _items(call: Any) -> Generator[Item, None, None]:
     try:
         for response in call:
-            yield _read(response)
+            yield from _read(response)
     except grpc.RpcError:
         raise _error(call.code(), call.details(), call.trailing_metadata()) from None
     finally:
@@ -170,7 +170,8 @@ def _items(call: Any) -> Generator[Item, None, None]:
 async def _items_async(call: Any) -> AsyncGenerator[Item, None]:
     try:
         async for response in call:
-            yield _read(response)
+            for item in _read(response):
+                yield item
     except grpc.aio.AioRpcError as error:
         raise _error(error.code(), error.details(), error.trailing_metadata()) from None
     finally:
@@ -237,11 +238,15 @@ def _reason(value: object, error: Exception) -> str:
     return f"is out of range, got {value!r}"
 
 
-def _read(response: pb.GenerateResponse | pb.GenerateTreeResponse) -> Item:
+def _read(response: pb.GenerateResponse | pb.GenerateTreeResponse) -> Iterator[Item]:
     path = tuple(response.path) if isinstance(response, pb.GenerateTreeResponse) else ()
-    if response.WhichOneof("event") == "usage":
-        return Finished(path, _read_usage(response.usage))
-    sample = response.sample
+    for sample in response.samples:
+        yield _read_delta(path, sample)
+    if response.HasField("usage"):
+        yield Finished(path, _read_usage(response.usage))
+
+
+def _read_delta(path: tuple[int, ...], sample: pb.SampleDelta) -> Delta:
     logprobs = tuple(_read_logprob(entry) for entry in sample.logprobs)
     return Delta(
         path=path,

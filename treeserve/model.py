@@ -65,14 +65,8 @@ class LoadedModel:
     vocabulary_size: int
     max_positions: int
     end_token_ids: frozenset[int]
-
-    @property
-    def device(self) -> torch.device:
-        return self.module.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.module.dtype
+    device: torch.device
+    dtype: torch.dtype
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, logits_rows: Tensor, attend: AttendRows
@@ -122,6 +116,8 @@ def load_model(config: ModelConfig) -> LoadedModel:
         vocabulary_size=_text_config(hf_config).vocab_size,
         max_positions=_text_config(hf_config).max_position_embeddings,
         end_token_ids=_end_token_ids(module),
+        device=module.device,
+        dtype=module.dtype,
     )
 
 

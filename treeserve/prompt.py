@@ -279,6 +279,7 @@ class _TreeNode:
 
 def _walk(tree: PromptTree) -> Iterator[_TreeNode]:
     """Nodes depth first, each with its whole text and the parameters it inherits."""
+    stack: list[tuple[PromptTree, tuple[int, ...], str, SamplingParams]]
     stack = [(tree, (), "", SamplingParams())]
     num_nodes = 0
     while stack:

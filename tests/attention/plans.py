@@ -62,7 +62,12 @@ class TreeStep:
 
 
 def tree_step(
-    seed: int, *, num_branches: int = 4, num_samples: int = 3, max_len: int = 90, shared: bool = True
+    seed: int,
+    *,
+    num_branches: int = 4,
+    num_samples: int = 3,
+    max_len: int = 90,
+    shared: bool = True,
 ) -> TreeStep:
     """A random two-level tree of segments with decoding samples beneath and prompts being computed.
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from treeserve.types import Delta, Finished, FinishReason, SamplingParams
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 120
-LONG = SamplingParams(n=2, max_tokens=1000, ignore_eos=True)
+LONG = SamplingParams(n=2, max_tokens=400, ignore_eos=True)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def start(model: Path, *options: str) -> "subprocess.Popen[str]":
 
 @pytest.fixture
 def served(checkpoint_of) -> Iterator[Served]:
-    with start(checkpoint_of("llama"), "--num-pages", "256") as process:
+    with start(checkpoint_of("llama"), "--num-pages", "256", "--drain-grace", "300") as process:
         try:
             line = process.stdout.readline()
             found = re.search(r"is ready: grpc (\S+), http (\S+), model", line)
@@ -115,7 +116,7 @@ def test_clients_then_sigterm_lets_a_running_stream_end(served, capsys, tmp_path
     reader = Reader(served.grpc_address)
     reader.start_and_wait()
     served.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: served.status_of("/readyz") == 503 or not reader.is_alive())
+    wait_for(lambda: served.status_of("/readyz") == 503)
     reader.join(DEADLINE_SECONDS)
     assert reader.error is None
     assert isinstance(reader.items[-1], Finished)
@@ -148,9 +149,7 @@ def test_what_cannot_be_served_is_one_line(checkpoint_of, tmp_path):
     assert err == f"treeserve serve: model: the folder {tmp_path} has no config.json\n"
 
 
-def test_an_address_in_use_is_one_line(capsys, unused_tcp_port_factory):
-    import socket
-
+def test_an_address_in_use_is_one_line(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--grpc-address", f"127.0.0.1:{port}", "--http-address", "[::1]:0"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import FAMILIES, VOCABULARY_SIZE
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tiny_models import FAMILIES, VOCABULARY_SIZE
 from treeserve import LLM, PromptTree, SamplingParams
 from treeserve.engine import RequestEnded, TokenEvent
 
@@ -45,9 +45,7 @@ def expected(model: PreTrainedModel, prompt: list[int]) -> Completion:
     )
     token_ids = output.sequences[0, len(prompt) :].tolist()
     table = torch.stack(output.logits)[:, 0].float().log_softmax(-1)
-    return Completion(
-        tuple(token_ids), tuple(table[i, t].item() for i, t in enumerate(token_ids))
-    )
+    return Completion(tuple(token_ids), tuple(table[i, t].item() for i, t in enumerate(token_ids)))
 
 
 def assert_equal(actual: Completion, reference: Completion) -> None:

@@ -1,5 +1,5 @@
-"""The kernels run under Triton's interpreter, which is chosen when they are decorated."""
+"""The kernels run under Triton's interpreter."""
 
-import os
+from attention.interpreter import interpret_kernels
 
-os.environ["TRITON_INTERPRET"] = "1"
+interpret_kernels()

@@ -1,6 +1,7 @@
 """The attention kernel against the float64 reference, under the interpreter."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -141,6 +142,14 @@ def test_large_lse():
     expected_o, expected_lse = run_reference(huge)
     torch.testing.assert_close(lse.double(), expected_lse, atol=0, rtol=1e-5)
     torch.testing.assert_close(o.double(), expected_o, atol=1e-2, rtol=1e-3)
+
+
+def test_the_same_tokens_twice_add_ln_2():
+    slots = scattered(0, 20)
+    case = make_case([Item([0], slots, 0), Item([0], slots + slots, 0)], [60], head_dim=16)
+    for o, lse in (run_kernel(case), run_reference(case)):
+        torch.testing.assert_close(lse[1], lse[0] + math.log(2))
+        torch.testing.assert_close(o[1], o[0], atol=1e-6, rtol=1e-6)
 
 
 def test_queries_and_caches_may_be_strided():

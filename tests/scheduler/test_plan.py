@@ -133,7 +133,7 @@ def cost_of(plan: Plan, batch: Batch, cost_model: CostModel) -> float:
     )
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(150))
 def test_random_trees_are_covered_exactly_once(seed):
     batch = random_batch(seed)
     for cost_model in (FREE_SHARING, CostModel(), CostModel(max_item_tokens=32)):
@@ -144,10 +144,10 @@ def test_random_trees_are_covered_exactly_once(seed):
 
 
 def test_some_random_trees_fold_and_some_split():
-    counts = [random_batch(seed).plan(CostModel()).counts for seed in range(300)]
-    assert sum(c.num_folded_segments > 0 for c in counts) > 30
-    assert sum(c.num_shared_items > 0 for c in counts) > 30
-    assert sum(c.num_folded_segments > 0 and c.num_shared_items > 0 for c in counts) > 30
+    counts = [random_batch(seed).plan(CostModel()).counts for seed in range(150)]
+    assert sum(c.num_folded_segments > 0 for c in counts) > 15
+    assert sum(c.num_shared_items > 0 for c in counts) > 15
+    assert sum(c.num_folded_segments > 0 and c.num_shared_items > 0 for c in counts) > 15
 
 
 @pytest.mark.parametrize("seed", range(60))

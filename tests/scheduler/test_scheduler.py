@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from kv_on_paper import drawn, make_device, request, run_alone, run_until_idle
@@ -168,14 +170,19 @@ def test_turns_of_a_conversation_reuse_what_was_drawn():
 
 def test_samples_stop_at_a_stop_token_or_at_their_length():
     scheduler, device = make()
-    each = request("a", PROMPT[:10], n=6, max_tokens=2, stop=[1])
-    scheduler.add(each)
+    requests = [request(f"r{t}", PROMPT[:10], n=3, max_tokens=5, stop=[t]) for t in range(9)]
+    for each in requests:
+        scheduler.add(each)
     _, updates = run_until_idle(scheduler, device)
-    last = {u.sample_index: u for u in updates}
-    for index, tokens in enumerate(drawn(updates)[("a", i)] for i in range(6)):
-        assert tokens == run_alone(each, index, 4)
-        assert last[index].finish_reason == ("stop" if tokens[-1] == 1 else "length")
-    assert {u.finish_reason for u in last.values()} == {"stop", "length"}
+    outputs = drawn(updates)
+    reasons = {(u.request_id, u.sample_index): u.finish_reason for u in updates}
+    for each in requests:
+        for index in range(3):
+            tokens = outputs[each.request_id, index]
+            assert tokens == run_alone(each, index, 4)
+            stopped = tokens[-1] in each.stop_token_ids
+            assert reasons[each.request_id, index] == ("stop" if stopped else "length")
+    assert set(reasons.values()) == {"stop", "length"}
 
 
 def test_namespaces_share_nothing():
@@ -224,6 +231,8 @@ def test_misuse_is_an_error():
     scheduler.complete(step, device.run(step))
     with pytest.raises(ValueError, match="not in flight"):
         scheduler.complete(step, [])
+    with pytest.raises(ValueError, match="int32"):
+        scheduler.add(dataclasses.replace(request("b", [1]), prompt=np.array([1], dtype=np.int64)))
     scheduler.abort("nobody")
     scheduler.abort("a", 17)
     scheduler.check()

@@ -71,7 +71,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert not self.alive
                 return
             self.scheduler.check()
-            assert 0 < step.num_rows + len(step.draws)
+            assert step.num_rows + len(step.draws) > 0
             assert step.num_rows <= self.config.token_budget
             tokens = self.device.run(step)
             for update in self.scheduler.complete(step, tokens):
@@ -167,7 +167,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=80,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

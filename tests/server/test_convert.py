@@ -4,6 +4,7 @@ import pytest
 
 from treeserve.errors import InvalidRequest
 from treeserve.pb import generation_pb2 as pb
+from treeserve.server.batching import PromptEvents
 from treeserve.server.convert import (
     proto_path,
     read_generate,
@@ -13,7 +14,6 @@ from treeserve.server.convert import (
 )
 from treeserve.types import (
     Delta,
-    Finished,
     FinishReason,
     PromptTree,
     SamplingParams,
@@ -102,10 +102,13 @@ def test_a_tree_has_64_levels_of_branches_at_most():
 def test_deltas_are_written_in_full():
     logprob = TokenLogprob(7, -0.5, ((7, -0.5), (8, -1.5)))
     delta = Delta((1, 2), 3, "text", (7,), (logprob,), FinishReason.LENGTH)
-    response = write_generate_tree(delta)
+    events = PromptEvents((1, 2), [delta, delta])
+    response = write_generate_tree(events)
     assert list(response.path) == [1, 2]
-    assert response.sample == write_generate(delta).sample
-    assert response.sample == pb.SampleDelta(
+    assert not response.HasField("usage")
+    assert response.samples == write_generate(events).samples
+    assert response.samples[0] == response.samples[1]
+    assert response.samples[0] == pb.SampleDelta(
         index=3,
         text="text",
         token_ids=[7],
@@ -124,15 +127,13 @@ def test_deltas_are_written_in_full():
 
 
 def test_every_finish_reason_has_its_value():
-    values = {
-        write_generate(Delta((), 0, "", (), None, reason)).sample.finish_reason
-        for reason in (None, *FinishReason)
-    }
-    assert values == set(pb.FinishReason.values())
+    deltas = [Delta((), 0, "", (), None, reason) for reason in (None, *FinishReason)]
+    response = write_generate(PromptEvents((), deltas))
+    assert {entry.finish_reason for entry in response.samples} == set(pb.FinishReason.values())
 
 
 def test_usage_is_written_in_full():
-    response = write_generate_tree(Finished((4,), Usage(6, 1, 2, 3, 9)))
+    response = write_generate_tree(PromptEvents((4,), usage=Usage(6, 1, 2, 3, 9)))
     assert list(response.path) == [4]
     assert response.usage == pb.Usage(
         prompt_tokens=6,

@@ -129,20 +129,24 @@ def _attention(
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """o [batch, heads, rows, dim] and lse [batch, heads, rows] of the same layout of q, k, v."""
-    if softcap is not None:
-        return _softcapped_attention(q, k, v, mask, scaling, softcap)
+    if softcap is not None or q.dtype == torch.float64:
+        return _plain_attention(q, k, v, mask, scaling, softcap)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     o, lse = fused(q, k, v, 0.0, False, attn_mask=mask, scale=scaling)
     return o, lse
 
 
-def _softcapped_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, softcap: float
+def _plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """The same in plain products: the fused operator knows no soft cap."""
+    """The same in plain products: the fused operator knows no soft cap and misreads the mask of
+    float64 queries.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     logits = q.to(dtype) @ k.to(dtype).transpose(-1, -2)
-    logits.mul_(scaling / softcap).tanh_().mul_(softcap)
+    logits *= scaling
+    if softcap is not None:
+        logits.div_(softcap).tanh_().mul_(softcap)
     if mask is not None:
         logits += mask
     lse = torch.logsumexp(logits, dim=-1)

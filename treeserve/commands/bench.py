@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from treeserve.commands import bench_attention
 from treeserve.commands.options import add_engine_options, given_engine_options
 from treeserve.errors import ConfigError, TreeserveError
 from treeserve.types import SamplingParams
@@ -39,6 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     benches = parser.add_subparsers(
         title="benchmarks", metavar="BENCHMARK", required=True, parser_class=type(parser)
     )
+    bench_attention.add_parser(benches)
     sharing = benches.add_parser(
         "sharing", help="sharing on against off", description=_SHARING_DESCRIPTION
     )

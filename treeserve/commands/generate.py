@@ -11,7 +11,6 @@ from treeserve.commands.options import (
     ENGINE_OPTIONS,
     add_engine_options,
     given_engine_options,
-    hide_progress_bars,
     reject_together,
 )
 from treeserve.commands.report import JsonReport, LiveReport, Report, SampleReport, total_usage
@@ -142,7 +141,6 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
     def start() -> Events:
         yield from llm.stream(work, params)
 
-    hide_progress_bars()
     llm = LLM(**given_engine_options(args))
     _show(args, report, start, llm.sharing)
 

@@ -4,10 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-# Set before grpc is imported: its core would write its own lines beside ours.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-from treeserve.commands import demo, generate, serve
+from treeserve.commands import bench, demo, generate, serve
 from treeserve.commands.options import OneLineParser, package_version
 from treeserve.errors import ConfigError, InvalidRequest, TreeserveError
 from treeserve.prompt_tree import TreeFileError
@@ -32,13 +29,17 @@ def make_parser() -> OneLineParser:
     serve.add_parser(subparsers)
     generate.add_parser(subparsers)
     demo.add_parser(subparsers)
+    bench.add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failure, 2 bad usage, 130 an interrupt."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    # Before grpc is imported: its core would write lines of its own beside ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    args = make_parser().parse_args(argv)
     try:
         status: int = args.run(args)
     except KeyboardInterrupt:

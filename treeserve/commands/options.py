@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, get_args
@@ -101,14 +100,6 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="samples that decode at once, at most; default: 256",
     )
-
-
-def hide_progress_bars() -> None:
-    """Keep stderr clean where nobody watches it."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
 
 
 def given_engine_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
-    hide_progress_bars,
     package_version,
 )
 from treeserve.metrics import Metrics
@@ -132,7 +131,6 @@ async def _load_unless(interrupted: asyncio.Event, engine_options: dict[str, Any
         from treeserve.llm import EngineOptions, build_engine
 
         try:
-            hide_progress_bars()
             built = build_engine(EngineOptions(**engine_options))
         except Exception as error:
             loop.call_soon_threadsafe(loaded.set_exception, error)

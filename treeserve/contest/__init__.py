@@ -1,1 +1,3 @@
-"""Contest problems: their record, their seeded generator, the judging of programs, and the embedded model's training."""
+"""Contest problems: their record, their seeded generator, the judging of programs, and the embedded
+model's training.
+"""

@@ -22,7 +22,9 @@ def generate_problems(
 
     Problem i depends on (split, seed, i) alone, so a longer list starts with the shorter one.
     """
-    return [generate_problem(split, seed, index, hidden_cases, max_difficulty) for index in range(count)]
+    return [
+        generate_problem(split, seed, index, hidden_cases, max_difficulty) for index in range(count)
+    ]
 
 
 def generate_problem(
@@ -41,14 +43,18 @@ def generate_problem(
             return problem
 
 
-def _finish(rng: random.Random, composition: Composition, problem_id: str, hidden: int) -> Problem | None:
+def _finish(
+    rng: random.Random, composition: Composition, problem_id: str, hidden: int
+) -> Problem | None:
     task = realise(rng, composition)
     cases = _draw_cases(rng, task.solution, task.draw_stdin, 1 + hidden)
     if cases is None:
         return None
     return Problem(
         problem_id=problem_id,
-        title=" ".join(tag.partition(":")[2] or tag for tag in composition.tags if not tag.endswith(":all")),
+        title=" ".join(
+            tag.partition(":")[2] or tag for tag in composition.tags if not tag.endswith(":all")
+        ),
         difficulty=composition.difficulty,
         statement=task.statement,
         solution=task.solution,
@@ -61,7 +67,7 @@ def _finish(rng: random.Random, composition: Composition, problem_id: str, hidde
 def _draw_cases(
     rng: random.Random, solution: str, draw_stdin: Callable[[random.Random], str], count: int
 ) -> tuple[Case, ...] | None:
-    """Cases that the solution answers without error, not all alike; None where the draws gave none."""
+    """Cases that the solution answers without error, not all alike; None where draws gave none."""
     program = compile(solution, "solution", "exec")
     found: list[Case] = []
     for _ in range(_CASE_TRIES * count):
@@ -76,7 +82,9 @@ def _draw_cases(
 
 
 def _run_reference(program: CodeType, stdin: str) -> str | None:
-    """What a program of this generator prints; None where it fails. Never for a model's program: nothing confines it."""
+    """What a program of this generator prints; None where it fails. Never for a model's program:
+    nothing confines it.
+    """
     lines = iter(stdin.split("\n"))
     printed: list[str] = []
 

@@ -5,19 +5,32 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from treeserve.contest import atoms
+from treeserve.contest import atoms, number_atoms, word_atoms
 from treeserve.contest.atoms import ALL, Atom
 
 STRUCTURES = ("list", "words", "grid", "ranges", "values", "two")
 HELD_OUT_PERCENT = 13
 
-_PLAIN_REDUCES = tuple(a for a in atoms.NUMBER_REDUCES if a.name in ("sum", "max", "min", "count", "range", "distinct"))
-_VALUE_FILTERS = ("above", "below", "at_least", "at_most", "multiple", "not_multiple", "last_digit", "not_equal")
+_PLAIN_REDUCES = tuple(
+    a
+    for a in number_atoms.NUMBER_REDUCES
+    if a.name in ("sum", "max", "min", "count", "range", "distinct")
+)
+_VALUE_FILTERS = (
+    "above",
+    "below",
+    "at_least",
+    "at_most",
+    "multiple",
+    "not_multiple",
+    "last_digit",
+    "not_equal",
+)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Which atoms make a problem: `roles` names each atom's part, in the order in which they apply."""
+    """Which atoms make a problem: `roles` names each atom's part, in the order they apply."""
 
     structure: str
     roles: tuple[str, ...]
@@ -42,7 +55,8 @@ class Composition:
 def is_held_out(tags: Sequence[str]) -> bool:
     """Whether training must never see this composition.
 
-    Whole families are held out: a structure's filter together with its reduction, whatever else is in between.
+    Whole families are held out: a structure's filter together with its reduction, whatever else is
+    in between.
     """
     structure, *parts = tags
     family = [part for part in parts if part.startswith(("filter:", "reduce:"))]
@@ -52,32 +66,36 @@ def is_held_out(tags: Sequence[str]) -> bool:
 
 def draw_composition(rng: random.Random) -> Composition:
     """A random composition, held out or not."""
-    structure = rng.choices(STRUCTURES, weights=(35, 20, 12, 10, 8, 15))[0]
+    structure = rng.choices(STRUCTURES, weights=(38, 22, 12, 10, 9, 9))[0]
     drawn = _COMPOSERS[structure](rng)
     return Composition(structure, tuple(drawn), tuple(drawn.values()))
 
 
 def _compose_list(rng: random.Random) -> dict[str, Atom]:
     parts = {
-        "filter": _maybe(rng, atoms.NUMBER_FILTERS, 0.8),
-        "map": _maybe(rng, atoms.NUMBER_MAPS, 0.6),
-        "slice": _maybe(rng, atoms.NUMBER_SLICES, 0.35),
+        "filter": _maybe(rng, number_atoms.NUMBER_FILTERS, 0.8),
+        "map": _maybe(rng, number_atoms.NUMBER_MAPS, 0.6),
+        "slice": _maybe(rng, number_atoms.NUMBER_SLICES, 0.35),
     }
     if rng.random() < 0.2:
-        return parts | {"reduce": rng.choice(atoms.NUMBER_LISTINGS)}
-    parts["reduce"] = rng.choice(atoms.NUMBER_REDUCES)
+        return parts | {"reduce": rng.choice(number_atoms.NUMBER_LISTINGS)}
+    parts["reduce"] = rng.choice(number_atoms.NUMBER_REDUCES)
     return parts | {"condition": _condition(rng, parts["filter"])}
 
 
 def _compose_words(rng: random.Random) -> dict[str, Atom]:
-    parts = {"filter": _maybe(rng, atoms.WORD_FILTERS, 0.85)}
+    parts = {"filter": _maybe(rng, word_atoms.WORD_FILTERS, 0.85)}
     if rng.random() < 0.3:
-        parts["map"] = rng.choice(atoms.WORD_NUMBERS)
-        parts["reduce"] = rng.choice(_PLAIN_REDUCES + atoms.NUMBER_LISTINGS)
-        return parts if "*" in parts["reduce"].code else parts | {"condition": _condition(rng, parts["filter"])}
-    parts["map"] = _maybe(rng, atoms.WORD_MAPS, 0.7)
-    parts["slice"] = rng.choice(atoms.NUMBER_SLICES[3:7]) if rng.random() < 0.2 else ALL
-    parts["reduce"] = rng.choice(atoms.WORD_REDUCES)
+        parts["map"] = rng.choice(word_atoms.WORD_NUMBERS)
+        parts["reduce"] = rng.choice(_PLAIN_REDUCES + number_atoms.NUMBER_LISTINGS)
+        return (
+            parts
+            if "*" in parts["reduce"].code
+            else parts | {"condition": _condition(rng, parts["filter"])}
+        )
+    parts["map"] = _maybe(rng, word_atoms.WORD_MAPS, 0.7)
+    parts["slice"] = rng.choice(number_atoms.NUMBER_SLICES[3:7]) if rng.random() < 0.2 else ALL
+    parts["reduce"] = rng.choice(word_atoms.WORD_REDUCES)
     return parts
 
 
@@ -86,39 +104,43 @@ def _compose_grid(rng: random.Random) -> dict[str, Atom]:
     needs_all = inner.name in ("max", "min", "range")
     return {
         "axis": _AXES[rng.randrange(2)],
-        "filter": ALL if needs_all else _maybe(rng, atoms.NUMBER_FILTERS, 0.7),
-        "map": _maybe(rng, atoms.NUMBER_MAPS, 0.4),
+        "filter": ALL if needs_all else _maybe(rng, number_atoms.NUMBER_FILTERS, 0.7),
+        "map": _maybe(rng, number_atoms.NUMBER_MAPS, 0.4),
         "inner": inner,
-        "reduce": rng.choice(atoms.NUMBER_REDUCES + atoms.NUMBER_LISTINGS),
+        "reduce": rng.choice(number_atoms.NUMBER_REDUCES + number_atoms.NUMBER_LISTINGS),
     }
 
 
 def _compose_ranges(rng: random.Random) -> dict[str, Atom]:
     parts = {
-        "filter": _maybe(rng, atoms.NUMBER_FILTERS, 0.7),
-        "map": _maybe(rng, atoms.NUMBER_MAPS, 0.5),
+        "filter": _maybe(rng, number_atoms.NUMBER_FILTERS, 0.7),
+        "map": _maybe(rng, number_atoms.NUMBER_MAPS, 0.5),
         "reduce": rng.choice(_PLAIN_REDUCES),
     }
     empty_matters = parts["reduce"].name in ("max", "min", "range")
-    return parts | {"condition": atoms.EMPTY if parts["filter"] is not ALL and empty_matters else ALL}
+    return parts | {
+        "condition": atoms.EMPTY if parts["filter"] is not ALL and empty_matters else ALL
+    }
 
 
 def _compose_values(rng: random.Random) -> dict[str, Atom]:
     parts = {
-        "filter": rng.choice([a for a in atoms.NUMBER_FILTERS if a.name in _VALUE_FILTERS]),
-        "map": _maybe(rng, atoms.NUMBER_MAPS, 0.5),
+        "filter": rng.choice([a for a in number_atoms.NUMBER_FILTERS if a.name in _VALUE_FILTERS]),
+        "map": _maybe(rng, number_atoms.NUMBER_MAPS, 0.5),
         "reduce": rng.choice(_PLAIN_REDUCES),
     }
-    return parts | {"condition": atoms.EMPTY if parts["reduce"].name in ("max", "min", "range") else ALL}
+    return parts | {
+        "condition": atoms.EMPTY if parts["reduce"].name in ("max", "min", "range") else ALL
+    }
 
 
 def _compose_two(rng: random.Random) -> dict[str, Atom]:
     return {
-        "filter": rng.choice(atoms.NUMBER_FILTERS[1:]),
-        "map": _maybe(rng, atoms.NUMBER_MAPS, 0.4),
+        "filter": rng.choice(number_atoms.NUMBER_FILTERS[1:]),
+        "map": _maybe(rng, number_atoms.NUMBER_MAPS, 0.4),
         "reduce": rng.choice(_PLAIN_REDUCES),
         "join": rng.choice(_JOINS),
-        "filter2": rng.choice(atoms.NUMBER_FILTERS),
+        "filter2": rng.choice(number_atoms.NUMBER_FILTERS),
         "reduce2": rng.choice(_PLAIN_REDUCES),
     }
 

@@ -1,7 +1,9 @@
-"""The child process in which a model's programs run; started by file name, it imports nothing of treeserve.
+"""The child process in which a model's programs run; started by file name, it imports nothing of
+treeserve.
 
-It reads one JSON task per line (`program`, `inputs`) and answers one line: the `outputs` of the cases that ended
-well, and `failure` and `detail` for the first that did not. Programs come here only after `small_python.refusal`.
+It reads one JSON task per line (`program`, `inputs`) and answers one line: the `outputs` of the
+cases that ended well, and `failure` and `detail` for the first that did not. Programs come here
+only after `small_python.refusal`.
 """
 
 import builtins
@@ -14,10 +16,11 @@ from types import CodeType, FrameType
 
 MEMORY_BYTES = 256 << 20
 OUTPUT_CHARACTERS = 1 << 16
-BUILTINS = (
-    "abs all any bool chr dict divmod enumerate filter float int len list map max min ord pow print range reversed "
-    "round set sorted str sum tuple zip"
-).split()
+BUILTINS = [
+    "abs", "all", "any", "bool", "chr", "dict", "divmod", "enumerate", "filter", "float", "int",
+    "len", "list", "map", "max", "min", "ord", "pow", "print", "range", "reversed", "round", "set",
+    "sorted", "str", "sum", "tuple", "zip",
+]  # fmt: skip
 
 
 class TimeIsUp(BaseException):

@@ -18,7 +18,9 @@ _PIECES = r" ?-?[0-9]|\n| ?[A-Za-z]+(?=[.,:;!?]?(?:\s|$))|[.,:;!?](?=\s|$)| ?[^\
 
 @dataclass(frozen=True)
 class TokenizedProblem:
-    """A problem in tokens: its question, then the answer up to and with the stop line, then the gap to the next."""
+    """A problem in tokens: its question, then the answer up to and with the stop line, then the gap
+    to the next.
+    """
 
     question: tuple[int, ...]
     answer: tuple[int, ...]
@@ -32,17 +34,21 @@ class TokenizedProblem:
 class Batch:
     """Training sequences.
 
-    tokens: [num_sequences, length] int64; labels: the same, the next token where it counts, else IGNORED.
+    tokens: [num_sequences, length] int64; labels: the same, the next token where it counts, else
+    IGNORED.
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int, context: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], vocabulary_size: int, context: int
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE in which every digit is its own token; it starts each text with BOS.
 
-    Merges stay within a word of prose or a run of code without spaces, so `print(sum(b))` may become one token.
+    Merges stay within a word of prose or a run of code without spaces, so `print(sum(b))` may
+    become one token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,7 +78,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, context: int) ->
     )
 
 
-def tokenize_problems(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> list[TokenizedProblem]:
+def tokenize_problems(
+    tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]
+) -> list[TokenizedProblem]:
     """Tokens of every problem, cut where the whole text's tokens are cut too."""
     questions = _encode(tokenizer, [render_question(problem) for problem in problems])
     answers = _encode(tokenizer, [render_answer(problem) for problem in problems])
@@ -84,9 +92,13 @@ def tokenize_problems(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Pro
 
 
 def draw_batches(
-    tokenizer: PreTrainedTokenizerFast, problems: Sequence[TokenizedProblem], rng: random.Random, length: int, rows: int
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[TokenizedProblem],
+    rng: random.Random,
+    length: int,
+    rows: int,
 ) -> Iterator[Batch]:
-    """Endless batches of few-shot sequences; every problem is used once before any is used again."""
+    """Endless batches of few-shot sequences; all problems are used before any is used again."""
     stream = _shuffled_forever(problems, rng)
     while True:
         pairs = [_sequence(tokenizer, stream, length) for _ in range(rows)]
@@ -101,7 +113,9 @@ def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[tuple[
     return [tuple(ids) for ids in encoded]
 
 
-def _shuffled_forever(problems: Sequence[TokenizedProblem], rng: random.Random) -> Iterator[TokenizedProblem]:
+def _shuffled_forever(
+    problems: Sequence[TokenizedProblem], rng: random.Random
+) -> Iterator[TokenizedProblem]:
     order = list(problems)
     while True:
         rng.shuffle(order)
@@ -111,7 +125,9 @@ def _shuffled_forever(problems: Sequence[TokenizedProblem], rng: random.Random) 
 def _sequence(
     tokenizer: PreTrainedTokenizerFast, stream: Iterator[TokenizedProblem], length: int
 ) -> tuple[list[int], list[int]]:
-    """Solved problems one after the other, cut at `length`; only answers and the end after each are learnt."""
+    """Solved problems one after the other, cut at `length`; only answers and the end after each are
+    learnt.
+    """
     tokens: list[int] = [int(tokenizer.bos_token_id)]
     labels: list[int] = []
     while len(labels) < length:

@@ -1,4 +1,6 @@
-"""How often a model solves problems: samples drawn with transformers alone, programs judged on all cases."""
+"""How often a model solves problems: samples drawn with transformers alone, programs judged on all
+cases.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ MAX_NEW_TOKENS = 120
 
 @dataclass(frozen=True)
 class Rates:
-    """Solve rates over problems: `pass_1` of a single sample, `pass_n` of at least one in `num_samples`."""
+    """Solve rates over problems: `pass_1` of a single sample, `pass_n` of at least one in
+    `num_samples`.
+    """
 
     num_problems: int
     num_samples: int
@@ -33,15 +37,19 @@ def measure_rates(
     seed: int = 0,
     report: Callable[[str], None] | None = None,
 ) -> Rates:
-    """Sample programs for every problem and judge them; temperature 0 is greedy, one sample each."""
+    """Sample programs for every problem and judge them; temperature 0 is greedy, one sample."""
     num_samples = num_samples if temperature > 0 else 1
     generator = torch.Generator().manual_seed(seed)
     solved: list[int] = []
     with ProgramRunner() as runner:
         for problem in problems:
             prompt = render_prompt(problem, few_shot)
-            texts = sample_completions(model, tokenizer, prompt, num_samples, temperature, generator)
-            verdicts = {text: runner.judge(problem, extract_program(text)) for text in dict.fromkeys(texts)}
+            texts = sample_completions(
+                model, tokenizer, prompt, num_samples, temperature, generator
+            )
+            verdicts = {
+                text: runner.judge(problem, extract_program(text)) for text in dict.fromkeys(texts)
+            }
             solved.append(sum(verdicts[text].passed for text in texts))
             if report is not None:
                 report(f"{problem.problem_id}: {solved[-1]} of {num_samples} samples solve it")

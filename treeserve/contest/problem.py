@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 STOP = "# end"
-"""The line that ends every program of a prompt. The embedded model emits its end token right after it."""
+"""The line that ends every program of a prompt. The embedded model emits its end token right after
+it.
+"""
 
 
 class ProblemFileError(ValueError):
@@ -26,8 +28,8 @@ class Case:
 class Problem:
     """A contest problem with a reference solution that passes every case.
 
-    `composition` lists the parts the problem was built from, such as `("list", "filter:even", "reduce:sum")`;
-    `difficulty` counts the parts that do something, from 1.
+    `composition` lists the parts the problem was built from, such as `("list", "filter:even",
+    "reduce:sum")`; `difficulty` counts the parts that do something, from 1.
     """
 
     problem_id: str
@@ -46,12 +48,8 @@ class Problem:
 
 
 def render_question(problem: Problem) -> str:
-    """The problem as text with its first sample case, ending where the program begins."""
-    sample = problem.sample_cases[0]
-    return (
-        f"Problem:\n{problem.statement}\nInput:\n{sample.stdin.rstrip()}\n"
-        f"Output:\n{sample.stdout.rstrip()}\nProgram:\n"
-    )
+    """The problem as text, ending where the program begins. Cases are for judging and not shown."""
+    return f"Problem:\n{problem.statement}\nProgram:\n"
 
 
 def render_answer(problem: Problem) -> str:
@@ -86,7 +84,8 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
 def read_problems(path: Path) -> list[Problem]:
     """Read a JSON-lines file of problems; blank lines are skipped.
 
-    Raises ProblemFileError, which names file, line and field, where the file is not as `write_problems` writes it.
+    Raises ProblemFileError, which names file, line and field, where the file is not as
+    `write_problems` writes it.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,6 @@
-"""A composition becomes a task: parameters drawn, a statement worded, a program written, inputs to draw."""
+"""A composition becomes a task: parameters drawn, a statement worded, a program written, inputs to
+draw.
+"""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +57,15 @@ def _draw_parameters(rng: random.Random, atom: Atom) -> dict[str, str]:
     k = rng.randint(atom.low, atom.high)
     c, d = rng.sample(wording.LETTERS, 2)
     yes, no = rng.choice(wording.ANSWERS)
-    drawn = {"k": k, "m": k + rng.randint(4, 15), "j": rng.randint(1, 5), "c": c, "d": d, "yes": yes, "no": no}
+    drawn = {
+        "k": k,
+        "m": k + rng.randint(4, 15),
+        "j": rng.randint(1, 5),
+        "c": c,
+        "d": d,
+        "yes": yes,
+        "no": no,
+    }
     texts = {name: str(value) for name, value in drawn.items()}
     return texts | {"default": rng.choice(wording.DEFAULTS), "e": "{e}", "f": "{f}", "t": "{t}"}
 
@@ -71,7 +81,9 @@ def _write_list(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
 
 def _write_words(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
     noun = rng.choice(wording.WORD_NOUNS)
-    told = _tell(rng, noun, [stage for role, stage in stages.items() if role in ("filter", "map", "slice")])
+    told = _tell(
+        rng, noun, [stage for role, stage in stages.items() if role in ("filter", "map", "slice")]
+    )
     wanted, result = _finish(rng, stages, told.subject)
     statement = _story(rng, noun, wording.WORD_INPUTS) + told.sentences + _ask(rng, wanted)
     program = f"a = input().split()\n{_select(stages)}{_slice(stages)}print({result})\n"
@@ -84,7 +96,9 @@ def _write_grid(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
     each = stages["inner"].say(rng, f"{told.subject} in it")
     subject = rng.choice(("the results", "these values", "the numbers so found"))
     wanted = stages["reduce"].say(rng, subject)
-    opening = rng.choice(("For each {a}, compute {e}. ", "Every {a} gives {e}. ", "Take for every {a} {e}. "))
+    opening = rng.choice(
+        ("For each {a}, compute {e}. ", "Every {a} gives {e}. ", "Take for every {a} {e}. ")
+    )
     statement = _story(rng, "tables", wording.GRID_INPUTS) + opening.format(a=axis.nouns[0], e=each)
     inner = stages["inner"].code.replace("b", "{row}")
     row = _comprehension(stages["map"], stages["filter"], "row")
@@ -93,7 +107,8 @@ def _write_grid(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
     else:
         compute = f"c = {row}\n    b.append({inner.format(row='c')})\n"
     program = (
-        "r, c = map(int, input().split())\ng = [list(map(int, input().split())) for i in range(r)]\n"
+        "r, c = map(int, input().split())\n"
+        "g = [list(map(int, input().split())) for i in range(r)]\n"
         f"b = []\nfor row in {axis.code}:\n    {compute}print({stages['reduce'].code})\n"
     )
     return Task(statement + _ask(rng, wanted), program, lambda draw: _grid(draw, _hints(stages)))
@@ -103,20 +118,34 @@ def _write_ranges(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
     noun = rng.choice(wording.NUMBER_NOUNS)
     told = _tell(rng, noun, [stages["filter"], stages["map"]], nested=True)
     wanted, result = _finish(rng, stages, told.subject)
-    where = rng.choice(("from position l to r", "at the positions l to r (from 1)", "between positions l and r inclusive"))
+    where = rng.choice(
+        (
+            "from position l to r",
+            "at the positions l to r (from 1)",
+            "between positions l and r inclusive",
+        )
+    )
     ask = f"For each query, looking {where}, {rng.choice(wording.PRINT).lower()} {wanted}."
     program = (
         f"{_READ_LIST}q = int(input())\nfor i in range(q):\n    l, r = map(int, input().split())\n"
-        f"    b = {_comprehension(stages['map'], stages['filter'], 'a[l - 1:r]')}\n    print({result})\n"
+        f"    b = {_comprehension(stages['map'], stages['filter'], 'a[l - 1:r]')}\n"
+        f"    print({result})\n"
     )
     return Task(
-        _story(rng, noun, wording.QUERY_INPUTS) + ask, program, lambda draw: _range_queries(draw, _hints(stages))
+        _story(rng, noun, wording.QUERY_INPUTS) + ask,
+        program,
+        lambda draw: _range_queries(draw, _hints(stages)),
     )
 
 
 def _write_values(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
     noun = rng.choice(wording.NUMBER_NOUNS)
-    asked = {**stages, "filter": _Stage("filter", stages["filter"].atom, {**stages["filter"].parameters, "k": "v"})}
+    asked = {
+        **stages,
+        "filter": _Stage(
+            "filter", stages["filter"].atom, {**stages["filter"].parameters, "k": "v"}
+        ),
+    }
     told = _tell(rng, noun, [asked["filter"], asked["map"]], nested=True)
     wanted, result = _finish(rng, asked, told.subject)
     ask = f"For each query v, {rng.choice(wording.PRINT).lower()} {wanted}."
@@ -125,7 +154,9 @@ def _write_values(rng: random.Random, stages: Mapping[str, _Stage]) -> Task:
         f"    b = {_comprehension(asked['map'], asked['filter'], 'a')}\n    print({result})\n"
     )
     return Task(
-        _story(rng, noun, wording.VALUE_INPUTS) + ask, program, lambda draw: _value_queries(draw, _hints(stages))
+        _story(rng, noun, wording.VALUE_INPUTS) + ask,
+        program,
+        lambda draw: _value_queries(draw, _hints(stages)),
     )
 
 
@@ -168,7 +199,11 @@ def _tell(rng: random.Random, noun: str, stages: Sequence[_Stage], nested: bool 
         sentences += _step(rng, noun, stage, first=not sentences)
     subject = rng.choice(wording.LEFTOVERS) if sentences else f"the {noun}"
     for stage in acting[as_steps:]:
-        subject = f"{subject} that {stage.say(rng, '')}" if stage.role.startswith("filter") else stage.say(rng, subject)
+        subject = (
+            f"{subject} that {stage.say(rng, '')}"
+            if stage.role.startswith("filter")
+            else stage.say(rng, subject)
+        )
     return _Told(sentences, subject)
 
 
@@ -210,7 +245,9 @@ def _slice(stages: Mapping[str, _Stage]) -> str:
 
 
 def _story(rng: random.Random, noun: str, inputs: Sequence[str]) -> str:
-    story = rng.choice(wording.STORIES).format(name=rng.choice(wording.NAMES), noun=noun, day=rng.randint(2, 30))
+    story = rng.choice(wording.STORIES).format(
+        name=rng.choice(wording.NAMES), noun=noun, day=rng.randint(2, 30)
+    )
     return f"{story}{rng.choice(inputs)} "
 
 
@@ -221,7 +258,12 @@ def _ask(rng: random.Random, wanted: str) -> str:
 def _hints(stages: Mapping[str, _Stage]) -> list[int]:
     """Numbers at which the program's answer may turn, worth having in inputs."""
     used = [stage.parameters for stage in stages.values() if "{k}" in stage.atom.code]
-    return [int(parameters[name]) + shift for parameters in used for name in ("k", "m") for shift in (-1, 0, 1)]
+    return [
+        int(parameters[name]) + shift
+        for parameters in used
+        for name in ("k", "m")
+        for shift in (-1, 0, 1)
+    ]
 
 
 def _number(rng: random.Random, hints: Sequence[int]) -> int:
@@ -266,5 +308,7 @@ def _range_queries(rng: random.Random, hints: Sequence[int]) -> str:
 
 def _value_queries(rng: random.Random, hints: Sequence[int]) -> str:
     count, queries = rng.randint(3, 6), 2
-    values = "\n".join(str(rng.randint(2, 9) if rng.random() < 0.6 else rng.randint(1, 40)) for _ in range(queries))
+    values = "\n".join(
+        str(rng.randint(2, 9) if rng.random() < 0.6 else rng.randint(1, 40)) for _ in range(queries)
+    )
     return f"{count}\n{_numbers(rng, hints, count)}\n{queries}\n{values}\n"

@@ -1,4 +1,6 @@
-"""Judges programs that a model wrote: refused unless they keep to a small Python, then run in a confined child."""
+"""Judges programs that a model wrote: refused unless they keep to a small Python, then run in a
+confined child.
+"""
 
 import json
 import os
@@ -17,17 +19,23 @@ from treeserve.contest.small_python import refusal
 Outcome = Literal["passed", "wrong", "error", "timeout", "refused"]
 
 CPU_SECONDS = 1.0
-"""How long one program may compute over all of its cases."""
+"""How long one program may run over all of its cases, until an alarm in the child ends it."""
 
-_GRACE_SECONDS = 2.0
+GRACE_SECONDS = 2.0
+"""How much longer its child may stay silent, where the alarm does not get through, until it is
+killed.
+"""
+
 _START_SECONDS = 20.0
-_REPLY_BYTES = 1 << 20
+_REPLY_BYTES = 1 << 22
 _CHILD = Path(__file__).with_name("confined_child.py")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a program. `case` is the first failing case's index, samples first; `detail` says why it failed."""
+    """What came of a program. `case` is the first failing case's index, samples first; `detail`
+    says why it failed.
+    """
 
     outcome: Outcome
     case: int | None = None
@@ -40,14 +48,19 @@ class Verdict:
 
 
 class ProgramRunner:
-    """Runs programs one after the other in a child process, which is replaced whenever a program ruins it.
+    """Runs programs one after the other in a child process, which is replaced whenever a program
+    ruins it.
 
-    The child has no file descriptors but its pipes, no environment, bounded memory and processor time, and may write
-    no files and start no processes. Use as a context manager; one thread at a time.
+    The child has no file descriptors but its pipes, no environment, bounded memory and processor
+    time, and may write no files and start no processes. Use as a context manager; one thread at a
+    time.
     """
 
-    def __init__(self, cpu_seconds: float = CPU_SECONDS) -> None:
+    def __init__(
+        self, cpu_seconds: float = CPU_SECONDS, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
         self._cpu_seconds = cpu_seconds
+        self._deadline_seconds = cpu_seconds + grace_seconds
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ProgramRunner":
@@ -64,13 +77,19 @@ class ProgramRunner:
             self._child = None
 
     def judge(self, problem: Problem, program: str) -> Verdict:
-        """Run a program on a problem's cases, in order, until one fails. Output is compared line by line, trimmed."""
+        """Run a program on a problem's cases, in order, until one fails. Output is compared line by
+        line, trimmed.
+        """
         reason = refusal(program)
         if reason is not None:
             return Verdict("refused", None, reason)
         reply = self._ask({"program": program, "inputs": [case.stdin for case in problem.cases]})
         if reply is None:
-            return Verdict("timeout", None, f"no answer within {self._cpu_seconds + _GRACE_SECONDS:g} s, or it died")
+            return Verdict(
+                "timeout",
+                None,
+                f"no answer within {self._deadline_seconds:g} s, or it died",
+            )
         return _compare(problem, reply)
 
     def _ask(self, task: Mapping[str, object]) -> Mapping[str, object] | None:
@@ -84,7 +103,7 @@ class ProgramRunner:
         except BrokenPipeError:
             self.close()
             return None
-        line = _read_line(self._child, self._cpu_seconds + _GRACE_SECONDS)
+        line = _read_line(self._child, self._deadline_seconds)
         reply = _parse_reply(line)
         if reply is None:
             self.close()
@@ -105,12 +124,18 @@ def judge_many(problem: Problem, programs: Sequence[str]) -> list[Verdict]:
 
 
 def _compare(problem: Problem, reply: Mapping[str, object]) -> Verdict:
-    outputs, failure, detail = reply.get("outputs"), reply.get("failure"), str(reply.get("detail", ""))
+    outputs, failure, detail = (
+        reply.get("outputs"),
+        reply.get("failure"),
+        str(reply.get("detail", "")),
+    )
     if not isinstance(outputs, list):
         return Verdict("error", None, "the child's answer made no sense")
     for index, (case, output) in enumerate(zip(problem.cases, outputs, strict=False)):
         if _trimmed(str(output)) != _trimmed(case.stdout):
-            return Verdict("wrong", index, f"expected {case.stdout[:200]!r}, got {str(output)[:200]!r}")
+            return Verdict(
+                "wrong", index, f"expected {case.stdout[:200]!r}, got {str(output)[:200]!r}"
+            )
     if failure == "timeout":
         return Verdict("timeout", len(outputs), detail)
     if failure is not None or len(outputs) != len(problem.cases):

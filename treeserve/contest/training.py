@@ -1,4 +1,6 @@
-"""The training loop of the embedded model: one Llama, two optimizers, mostly short sequences and some long ones."""
+"""The training loop of the embedded model: one Llama, two optimizers, mostly short sequences and
+some long ones.
+"""
 
 import random
 import time
@@ -28,8 +30,9 @@ class ModelShape:
 class Schedule:
     """How long and in what portions the model learns.
 
-    The learning rate falls to zero over `num_steps`, or over `max_minutes` where that comes first. A run that ends
-    by its steps gives the same model again on the same machine and versions; one cut by time does not.
+    The learning rate falls to zero over `num_steps`, or over `max_minutes` where that comes first.
+    A run that ends by its steps gives the same model again on the same machine and versions; one
+    cut by time does not.
     """
 
     num_steps: int = 1500
@@ -53,7 +56,7 @@ class Progress:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, shape: ModelShape) -> LlamaForCausalLM:
-    """A Llama with random weights for the tokenizer's vocabulary and a context of `CONTEXT` tokens."""
+    """A Llama with random weights, for the tokenizer's vocabulary and `CONTEXT` tokens."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -85,29 +88,41 @@ def train_model(
     started = time.monotonic()
     losses: list[float] = []
     for step in range(1, schedule.num_steps + 1):
-        minutes = (time.monotonic() - started) / 60
-        spent = max((step - 1) / schedule.num_steps, minutes / schedule.max_minutes)
-        if spent >= 1:
-            break
-        _scale_learning_rates(optimizers, min(1.0, step / schedule.warmup_steps) * (1 - spent))
+        spent = max(
+            (step - 1) / schedule.num_steps,
+            (time.monotonic() - started) / 60 / schedule.max_minutes,
+        )
+        _scale_learning_rates(
+            optimizers, min(1.0, step / schedule.warmup_steps) * max(0.0, 1 - spent)
+        )
         losses.append(_train_step(model, next(batches), optimizers))
-        if step % report_every == 0 or step == schedule.num_steps:
-            seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
+        is_last = step == schedule.num_steps or seconds >= 60 * schedule.max_minutes
+        if is_last or step % report_every == 0:
             speed = step * schedule.tokens_per_step / seconds
             yield Progress(step, seconds / 60, sum(losses) / len(losses), speed)
             losses.clear()
+        if is_last:
+            return
 
 
 def _make_optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for the embedding and the norms."""
     named = list(model.named_parameters())
-    matrices = [parameter for name, parameter in named if parameter.ndim == 2 and "embed" not in name]
+    matrices = [
+        parameter for name, parameter in named if parameter.ndim == 2 and "embed" not in name
+    ]
     others = [parameter for name, parameter in named if parameter.ndim != 2 or "embed" in name]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(
-            matrices, lr=schedule.matrix_learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            lr=schedule.matrix_learning_rate,
+            weight_decay=0.05,
+            adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(others, lr=schedule.other_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(
+            others, lr=schedule.other_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        ),
     ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -122,11 +137,20 @@ def _scale_learning_rates(optimizers: Sequence[torch.optim.Optimizer], factor: f
 
 
 def _mixed_batches(
-    tokenizer: PreTrainedTokenizerFast, problems: Sequence[TokenizedProblem], schedule: Schedule, rng: random.Random
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[TokenizedProblem],
+    schedule: Schedule,
+    rng: random.Random,
 ) -> Iterator[Batch]:
     lengths = (schedule.short_length, CONTEXT)
     short, long = (
-        draw_batches(tokenizer, problems, random.Random(rng.random()), length, schedule.tokens_per_step // length)
+        draw_batches(
+            tokenizer,
+            problems,
+            random.Random(rng.random()),
+            length,
+            schedule.tokens_per_step // length,
+        )
         for length in lengths
     )
     step = 0
@@ -135,7 +159,9 @@ def _mixed_batches(
         yield next(long if step % schedule.long_every == 0 else short)
 
 
-def _train_step(model: LlamaForCausalLM, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> float:
+def _train_step(
+    model: LlamaForCausalLM, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]
+) -> float:
     learnt = batch.labels != IGNORED
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(batch.tokens, use_cache=False).last_hidden_state

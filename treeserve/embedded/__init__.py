@@ -1,4 +1,6 @@
-"""The files that travel with the package: a small trained checkpoint and the contest problems to try it on."""
+"""The files that travel with the package: a small trained checkpoint and the contest problems to
+try it on.
+"""
 
 from pathlib import Path
 

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtreeserve/pb/generation.proto\x12\x0ctreeserve.v1\"\x98\x01\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x16.treeserve.v1.TokenIdsH\x00\x12\x0e\n\x01n\x18\x03 \x01(\rH\x01\x88\x01\x01\x12(\n\x06params\x18\x04 \x01(\x0b\x32\x18.treeserve.v1.ParametersB\x08\n\x06promptB\x04\n\x02_n\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\";\n\x13GenerateTreeRequest\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treeserve.v1.TreeNode\"\x82\x01\n\x08TreeNode\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x01n\x18\x02 \x01(\rH\x00\x88\x01\x01\x12(\n\x06params\x18\x03 \x01(\x0b\x32\x18.treeserve.v1.Parameters\x12(\n\x08\x62ranches\x18\x04 \x03(\x0b\x32\x16.treeserve.v1.TreeNodeB\x04\n\x02_n\"\x86\x01\n\nParameters\x12(\n\x08sampling\x18\x01 \x01(\x0b\x32\x16.treeserve.v1.Sampling\x12(\n\x08stopping\x18\x02 \x01(\x0b\x32\x16.treeserve.v1.Stopping\x12$\n\x06output\x18\x03 \x01(\x0b\x32\x14.treeserve.v1.Output\"\xaa\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seed\"\x80\x01\n\x08Stopping\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x17\n\nignore_eos\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_ignore_eos\",\n\x06Output\x12\x15\n\x08logprobs\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"n\n\x10GenerateResponse\x12+\n\x06sample\x18\x01 \x01(\x0b\x32\x19.treeserve.v1.SampleDeltaH\x00\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x13.treeserve.v1.UsageH\x00\x42\x07\n\x05\x65vent\"\x80\x01\n\x14GenerateTreeResponse\x12\x0c\n\x04path\x18\x01 \x03(\r\x12+\n\x06sample\x18\x02 \x01(\x0b\x32\x19.treeserve.v1.SampleDeltaH\x00\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x13.treeserve.v1.UsageH\x00\x42\x07\n\x05\x65vent\"\x9e\x01\n\x0bSampleDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.treeserve.v1.TokenLogprob\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.treeserve.v1.FinishReason\"X\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12%\n\x03top\x18\x03 \x03(\x0b\x32\x18.treeserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\x8a\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\x04\x12\x1f\n\x17shared_in_flight_tokens\x18\x03 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x04 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\x04*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\xb9\x01\n\x11GenerationService\x12K\n\x08Generate\x12\x1d.treeserve.v1.GenerateRequest\x1a\x1e.treeserve.v1.GenerateResponse0\x01\x12W\n\x0cGenerateTree\x12!.treeserve.v1.GenerateTreeRequest\x1a\".treeserve.v1.GenerateTreeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtreeserve/pb/generation.proto\x12\x0ctreeserve.v1\"\x98\x01\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x16.treeserve.v1.TokenIdsH\x00\x12\x0e\n\x01n\x18\x03 \x01(\rH\x01\x88\x01\x01\x12(\n\x06params\x18\x04 \x01(\x0b\x32\x18.treeserve.v1.ParametersB\x08\n\x06promptB\x04\n\x02_n\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\";\n\x13GenerateTreeRequest\x12$\n\x04tree\x18\x01 \x01(\x0b\x32\x16.treeserve.v1.TreeNode\"\x82\x01\n\x08TreeNode\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x01n\x18\x02 \x01(\rH\x00\x88\x01\x01\x12(\n\x06params\x18\x03 \x01(\x0b\x32\x18.treeserve.v1.Parameters\x12(\n\x08\x62ranches\x18\x04 \x03(\x0b\x32\x16.treeserve.v1.TreeNodeB\x04\n\x02_n\"\x86\x01\n\nParameters\x12(\n\x08sampling\x18\x01 \x01(\x0b\x32\x16.treeserve.v1.Sampling\x12(\n\x08stopping\x18\x02 \x01(\x0b\x32\x16.treeserve.v1.Stopping\x12$\n\x06output\x18\x03 \x01(\x0b\x32\x14.treeserve.v1.Output\"\xaa\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seed\"\x80\x01\n\x08Stopping\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x17\n\nignore_eos\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_ignore_eos\",\n\x06Output\x12\x15\n\x08logprobs\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"b\n\x10GenerateResponse\x12*\n\x07samples\x18\x01 \x03(\x0b\x32\x19.treeserve.v1.SampleDelta\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.treeserve.v1.Usage\"t\n\x14GenerateTreeResponse\x12\x0c\n\x04path\x18\x01 \x03(\r\x12*\n\x07samples\x18\x02 \x03(\x0b\x32\x19.treeserve.v1.SampleDelta\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.treeserve.v1.Usage\"\x9e\x01\n\x0bSampleDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.treeserve.v1.TokenLogprob\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.treeserve.v1.FinishReason\"X\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12%\n\x03top\x18\x03 \x03(\x0b\x32\x18.treeserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\x8a\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\x04\x12\x1f\n\x17shared_in_flight_tokens\x18\x03 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x04 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\x04*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\xb9\x01\n\x11GenerationService\x12K\n\x08Generate\x12\x1d.treeserve.v1.GenerateRequest\x1a\x1e.treeserve.v1.GenerateResponse0\x01\x12W\n\x0cGenerateTree\x12!.treeserve.v1.GenerateTreeRequest\x1a\".treeserve.v1.GenerateTreeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treeserve.pb.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1593
-  _globals['_FINISHREASON']._serialized_end=1738
+  _globals['_FINISHREASON']._serialized_start=1568
+  _globals['_FINISHREASON']._serialized_end=1713
   _globals['_GENERATEREQUEST']._serialized_start=48
   _globals['_GENERATEREQUEST']._serialized_end=200
   _globals['_TOKENIDS']._serialized_start=202
@@ -50,17 +50,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTPUT']._serialized_start=862
   _globals['_OUTPUT']._serialized_end=906
   _globals['_GENERATERESPONSE']._serialized_start=908
-  _globals['_GENERATERESPONSE']._serialized_end=1018
-  _globals['_GENERATETREERESPONSE']._serialized_start=1021
-  _globals['_GENERATETREERESPONSE']._serialized_end=1149
-  _globals['_SAMPLEDELTA']._serialized_start=1152
-  _globals['_SAMPLEDELTA']._serialized_end=1310
-  _globals['_TOKENLOGPROB']._serialized_start=1312
-  _globals['_TOKENLOGPROB']._serialized_end=1400
-  _globals['_TOPLOGPROB']._serialized_start=1402
-  _globals['_TOPLOGPROB']._serialized_end=1449
-  _globals['_USAGE']._serialized_start=1452
-  _globals['_USAGE']._serialized_end=1590
-  _globals['_GENERATIONSERVICE']._serialized_start=1741
-  _globals['_GENERATIONSERVICE']._serialized_end=1926
+  _globals['_GENERATERESPONSE']._serialized_end=1006
+  _globals['_GENERATETREERESPONSE']._serialized_start=1008
+  _globals['_GENERATETREERESPONSE']._serialized_end=1124
+  _globals['_SAMPLEDELTA']._serialized_start=1127
+  _globals['_SAMPLEDELTA']._serialized_end=1285
+  _globals['_TOKENLOGPROB']._serialized_start=1287
+  _globals['_TOKENLOGPROB']._serialized_end=1375
+  _globals['_TOPLOGPROB']._serialized_start=1377
+  _globals['_TOPLOGPROB']._serialized_end=1424
+  _globals['_USAGE']._serialized_start=1427
+  _globals['_USAGE']._serialized_end=1565
+  _globals['_GENERATIONSERVICE']._serialized_start=1716
+  _globals['_GENERATIONSERVICE']._serialized_end=1901
 # @@protoc_insertion_point(module_scope)

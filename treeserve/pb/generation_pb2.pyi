@@ -99,22 +99,22 @@ class Output(_message.Message):
     def __init__(self, logprobs: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("sample", "usage")
-    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("samples", "usage")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
-    sample: SampleDelta
+    samples: _containers.RepeatedCompositeFieldContainer[SampleDelta]
     usage: Usage
-    def __init__(self, sample: _Optional[_Union[SampleDelta, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    def __init__(self, samples: _Optional[_Iterable[_Union[SampleDelta, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class GenerateTreeResponse(_message.Message):
-    __slots__ = ("path", "sample", "usage")
+    __slots__ = ("path", "samples", "usage")
     PATH_FIELD_NUMBER: _ClassVar[int]
-    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     path: _containers.RepeatedScalarFieldContainer[int]
-    sample: SampleDelta
+    samples: _containers.RepeatedCompositeFieldContainer[SampleDelta]
     usage: Usage
-    def __init__(self, path: _Optional[_Iterable[int]] = ..., sample: _Optional[_Union[SampleDelta, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    def __init__(self, path: _Optional[_Iterable[int]] = ..., samples: _Optional[_Iterable[_Union[SampleDelta, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class SampleDelta(_message.Message):
     __slots__ = ("index", "text", "token_ids", "logprobs", "finish_reason")

@@ -50,7 +50,8 @@ class GenerationServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Draws n samples after one prompt. The samples' messages interleave; usage comes last.
+        """Draws n samples after one prompt. A message tells of every sample that has grown; usage comes
+        last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,7 +59,7 @@ class GenerationServiceServicer:
 
     def GenerateTree(self, request, context):
         """Draws samples after the nodes of a tree of prompts. What nodes share is computed once and, where
-        it pays, read once. The nodes' messages interleave; each node that draws ends with its usage.
+        it pays, read once. A message tells of one node; each node that draws ends with its usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

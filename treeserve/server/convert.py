@@ -5,10 +5,10 @@ from typing import Any
 from treeserve.errors import InvalidRequest
 from treeserve.pb import generation_pb2 as pb
 from treeserve.prompt_tree import MAX_TREE_DEPTH
+from treeserve.server.batching import PromptEvents
 from treeserve.server.wire import parse
 from treeserve.types import (
     Delta,
-    Finished,
     FinishReason,
     Prompt,
     PromptTree,
@@ -67,18 +67,20 @@ def read_generate_tree(data: bytes) -> PromptTree:
     return _read_node(request.tree, "tree", 0)
 
 
-def write_generate(event: Delta | Finished) -> pb.GenerateResponse:
-    """One event of a single prompt's stream."""
-    if isinstance(event, Finished):
-        return pb.GenerateResponse(usage=_write_usage(event.usage))
-    return pb.GenerateResponse(sample=_write_delta(event))
+def write_generate(events: PromptEvents) -> pb.GenerateResponse:
+    """What is new of a single prompt."""
+    return pb.GenerateResponse(
+        samples=[_write_delta(delta) for delta in events.deltas], usage=_write_usage(events.usage)
+    )
 
 
-def write_generate_tree(event: Delta | Finished) -> pb.GenerateTreeResponse:
-    """One event of a tree's stream."""
-    if isinstance(event, Finished):
-        return pb.GenerateTreeResponse(path=event.path, usage=_write_usage(event.usage))
-    return pb.GenerateTreeResponse(path=event.path, sample=_write_delta(event))
+def write_generate_tree(events: PromptEvents) -> pb.GenerateTreeResponse:
+    """What is new of one prompt of a tree."""
+    return pb.GenerateTreeResponse(
+        path=events.path,
+        samples=[_write_delta(delta) for delta in events.deltas],
+        usage=_write_usage(events.usage),
+    )
 
 
 def proto_path(field: str) -> str:
@@ -138,7 +140,9 @@ def _write_logprob(entry: TokenLogprob) -> pb.TokenLogprob:
     )
 
 
-def _write_usage(usage: Usage) -> pb.Usage:
+def _write_usage(usage: Usage | None) -> pb.Usage | None:
+    if usage is None:
+        return None
     return pb.Usage(
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from treeserve.errors import EngineStopped
 from treeserve.metrics import Metrics
 from treeserve.pb import generation_pb2 as pb
+from treeserve.server.batching import PromptEvents, batched
 from treeserve.server.calls import Calls, Phase
 from treeserve.server.contract import EventStream, TextService
 from treeserve.server.convert import (
@@ -22,13 +23,12 @@ from treeserve.server.convert import (
 )
 from treeserve.server.measure import measured
 from treeserve.server.status import code_of, status_of
-from treeserve.types import Delta, Finished
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
 _Start: TypeAlias = Callable[[TextService, bytes], EventStream]
-_Write: TypeAlias = Callable[[Delta | Finished], Message]
+_Write: TypeAlias = Callable[[PromptEvents], Message]
 
 
 class GenerationService:
@@ -96,9 +96,10 @@ class GenerationService:
             assert self.text_service is not None, "ready without a text service"
             loop = asyncio.get_running_loop()
             stream = await loop.run_in_executor(self._tokenising, start, self.text_service, data)
-            async with aclosing(measured(stream, self._metrics)) as events:
-                async for event in events:
-                    await context.write(write(event))
+            async with aclosing(batched(measured(stream, self._metrics))) as batches:
+                async for batch in batches:
+                    for events in batch:
+                        await context.write(write(events))
 
 
 async def _abort(context: Context, error: Exception) -> None:
