@@ -1,4 +1,4 @@
-"""Compiles every shipped kernel configuration ahead of time, with no GPU: python -m …kernels.aot."""
+"""Compiles every shipped kernel configuration ahead of time, on any machine, with no GPU."""
 
 import argparse
 import contextlib
@@ -118,6 +118,22 @@ def compile_for(configuration: Configuration, target: str) -> Compiled:
     )
 
 
+def compile_all(
+    chosen: Sequence[Configuration], targets: Sequence[str]
+) -> tuple[list[Compiled], int]:
+    """Compile each for each target and go on after a failure: what compiled, and failures."""
+    results: list[Compiled] = []
+    failures = 0
+    for configuration in chosen:
+        for target in targets:
+            try:
+                results.append(compile_for(configuration, target))
+            except Exception as error:
+                failures += 1
+                print(f"{configuration.name} {target}: {error}", file=sys.stderr)
+    return results, failures
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print a table or JSON, and return 1 if anything failed."""
     options = _parser().parse_args(arguments)
@@ -127,15 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = list(configurations())
     if options.representative:
         chosen = representative(chosen)
-    results: list[Compiled] = []
-    failures = 0
-    for configuration in chosen:
-        for target in options.target:
-            try:
-                results.append(compile_for(configuration, target))
-            except Exception as error:
-                failures += 1
-                print(f"{configuration.name} {target}: {error}", file=sys.stderr)
+    results, failures = compile_all(chosen, options.target)
     if options.json:
         print(json.dumps([asdict(result) for result in results]))
     else:
@@ -226,7 +234,7 @@ def _print_table(results: Sequence[Compiled]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m treeserve.kernels.aot", description=__doc__)
-    parser.add_argument("--target", nargs="+", default=list(TARGETS), metavar="sm_80")
+    parser.add_argument("--target", nargs="+", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--representative", action="store_true", help="a few instead of all")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser

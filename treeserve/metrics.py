@@ -37,7 +37,7 @@ class Metrics:
         self._info.info(labels)
 
     def observe_step(self, numbers: StepNumbers) -> None:
-        """Count one step of the engine."""
+        """Count one step of the engine; one without rows and draws only sets the gauges."""
         self._steps.observe(numbers)
 
     def observe_finished(self, usage: Usage, timings: PromptTimings) -> None:
@@ -118,6 +118,10 @@ class _StepMetrics:
         self._pages_used.set(numbers.used_pages)
         self._pages_cached.set(numbers.cached_pages)
         self._pages_capacity.set(numbers.total_pages)
+        if numbers.num_rows or numbers.num_drawn:
+            self._time(numbers)
+
+    def _time(self, numbers: StepNumbers) -> None:
         self._step_seconds.observe(numbers.schedule_seconds + numbers.model_seconds)
         self._plan_seconds.observe(numbers.plan_seconds)
         self._schedule_seconds.observe(numbers.schedule_seconds)

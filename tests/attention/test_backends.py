@@ -1,5 +1,8 @@
 """One contract for all backends: over any plan they give what dense attention gives each row."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -180,7 +183,7 @@ def test_empty_items_and_items_without_rows(name):
 
 
 def test_an_item_wholly_after_a_row_or_outside_its_window(name):
-    items = [Item([0, 1], list(range(0, 40)), 0), Item([0, 1], list(range(40, 60)), 40)]
+    items = [Item([0, 1], list(range(40)), 0), Item([0, 1], list(range(40, 60)), 40)]
     step = make_step(items, [5, 59], [5, 59])
     layer = Layer(name, TreeStep(step, 60, list(range(60))))
     layer.check()
@@ -240,6 +243,36 @@ def test_torch_backend_is_for_the_cpu():
     cache = KVCache([(1, 16)], 4, torch.float32, "meta")
     with pytest.raises(ConfigError, match="runs on cpu"):
         make_backend("torch", cache)
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ("sys.modules['triton'] = None", "needs the triton package"),
+        ("", "runs on cuda, not on cpu"),
+    ],
+)
+def test_without_triton_or_cuda_the_others_still_run(before, message):
+    program = f"""
+import sys
+{before}
+import torch
+from treeserve.attention import make_backend
+from treeserve.errors import ConfigError
+from treeserve.kv_cache import KVCache
+cache = KVCache([(1, 16)], 4, torch.float32, "cpu")
+make_backend("torch", cache)
+make_backend("reference", cache)
+try:
+    make_backend("triton", cache)
+except ConfigError as error:
+    print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert message in printed
 
 
 def test_batch_of_another_backend_is_refused():

@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
 import re
+import signal
 
 import pytest
 
 from treeserve import LLM, SamplingParams
 from treeserve.commands.main import main
+from treeserve.runner import Runner
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,21 @@ def test_options_out_of_range_are_named(capsys, model, options, words):
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_an_interrupt_ends_it_quietly(capsys, model, monkeypatch):
+    """It arrives while a step runs, which is then allowed to end."""
+    run_step = Runner.run
+
+    def interrupted(self, *arguments):
+        monkeypatch.undo()
+        os.kill(os.getpid(), signal.SIGINT)
+        return run_step(self, *arguments)
+
+    monkeypatch.setattr(Runner, "run", interrupted)
+    assert run("abc", "--model", model, "--max-tokens", "9", "--ignore-eos") == 130
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_prompt_comes_from_stdin(capsys, monkeypatch, model):

@@ -47,7 +47,21 @@ def test_interpreted_kernels_are_refused():
     assert "TRITON_INTERPRET" in done.stderr
 
 
-def test_a_failure_is_the_exit_status():
-    done = _run("--representative", "--target", "sm_1")
-    assert done.returncode == 1
-    assert "0 compiled" in done.stdout
+def test_a_failure_is_counted_and_the_rest_goes_on(monkeypatch, capsys):
+    def compile_for(configuration, target):
+        if target == "sm_80":
+            raise RuntimeError("no registers left")
+        return configuration.name
+
+    monkeypatch.setattr(aot, "compile_for", compile_for)
+    chosen = aot.representative(list(aot.configurations()))
+    results, failures = aot.compile_all(chosen, aot.TARGETS)
+    assert results == [configuration.name for configuration in chosen]
+    assert failures == len(chosen)
+    assert f"{chosen[0].name} sm_80: no registers left" in capsys.readouterr().err
+
+
+def test_unknown_target_is_refused():
+    done = _run("--target", "sm_1")
+    assert done.returncode == 2
+    assert "sm_1" in done.stderr

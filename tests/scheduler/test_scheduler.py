@@ -71,6 +71,16 @@ def test_the_last_token_is_computed_again_where_its_logits_are_gone():
     assert (usage.cached_tokens, usage.shared_tokens, usage.computed_tokens) == (99, 0, 1)
 
 
+def test_a_prompt_that_ends_within_another_draws_from_the_rows_that_compute_the_other():
+    scheduler, device = make()
+    scheduler.add(request("long", PROMPT[:100], max_tokens=1))
+    scheduler.add(request("short", PROMPT[:60], max_tokens=1))
+    step = scheduler.schedule()
+    assert (step.num_rows, len(step.draws), step.logits_rows.tolist()) == (100, 2, [59, 99])
+    scheduler.complete(step, device.run(step))
+    assert scheduler.usage("short").shared_tokens == 60
+
+
 def test_suffixes_are_computed_in_the_step_that_computes_their_trunk():
     scheduler, device = make(token_budget=600)
     for i in range(4):

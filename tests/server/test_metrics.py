@@ -1,6 +1,7 @@
 """Numbers in, Prometheus' text format out."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -68,6 +69,16 @@ def test_steps_add_up():
         "treeserve_model_seconds_sum": 0.06,
     }
     assert {name: seen[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_step_of_nothing_only_sets_the_gauges():
+    metrics = Metrics()
+    metrics.observe_step(STEP)
+    metrics.observe_step(
+        replace(STEP, num_rows=0, num_prompt_rows=0, num_drawn=0, running_samples=0)
+    )
+    assert values(metrics)["treeserve_running_samples"] == 0
+    assert values(metrics)["treeserve_step_seconds_count"] == 1
 
 
 def test_names_follow_the_conventions():

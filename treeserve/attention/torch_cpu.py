@@ -38,6 +38,7 @@ class TorchBackend:
         if kv_cache.device.type != "cpu":
             raise ConfigError(f'backend: "torch" runs on cpu, not on {kv_cache.device}')
         self._kv_cache = kv_cache
+        self._buffers: dict[tuple[int, int], LayerCache] = {}
 
     @property
     def rows_per_tile(self) -> int:
@@ -72,26 +73,50 @@ class TorchBackend:
         o = torch.empty(calls.num_states, q.shape[1], q.shape[2], dtype=dtype)
         lse = torch.empty(calls.num_states, q.shape[1], dtype=dtype)
         for call in calls.calls:
-            _run(call, q, cache, o, lse, scaling=scaling, softcap=softcap)
+            gathered = self._gather(cache, call.slots)
+            _run(call, q, gathered, o, lse, scaling=scaling, softcap=softcap)
         return _merged(calls.merge, o, lse, sinks).to(q.dtype)
+
+    def _gather(self, cache: LayerCache, slots: Selection) -> LayerCache:
+        """K and V of some slots, [num_slots, num_kv_heads, head_dim]: good until the next call.
+
+        The memory that gathers go to is kept: fresh pages cost more than the gather itself.
+        """
+        if isinstance(slots, slice):
+            return LayerCache(cache.k[slots], cache.v[slots])
+        size, num_kv_heads, head_dim = len(slots), *cache.k.shape[1:]
+        kept = self._buffers.get((num_kv_heads, head_dim))
+        if kept is None or len(kept.k) < size:
+            # Made outside inference mode, a tensor can be written both inside and outside of it.
+            with torch.inference_mode(mode=False):
+                shape = (size, num_kv_heads, head_dim)
+                kept = LayerCache(cache.k.new_empty(shape), cache.v.new_empty(shape))
+            self._buffers[num_kv_heads, head_dim] = kept
+        return LayerCache(
+            torch.index_select(cache.k, 0, slots, out=kept.k[:size]),
+            torch.index_select(cache.v, 0, slots, out=kept.v[:size]),
+        )
 
 
 def _run(
     call: Call,
     q: Tensor,
-    cache: LayerCache,
+    gathered: LayerCache,
     o: Tensor,
     lse: Tensor,
     *,
     scaling: float,
     softcap: float | None,
 ) -> None:
-    """Compute the call's states and put them in their places in o and lse."""
-    num_kv_heads, head_dim = cache.k.shape[1:]
+    """Compute the call's states and put them in their places in o and lse.
+
+    `gathered` holds K and V of the call's slots, in their order.
+    """
+    num_kv_heads, head_dim = gathered.k.shape[1:]
     group = q.shape[1] // num_kv_heads
-    stored = (call.num_items, -1, num_kv_heads, head_dim)
-    k = _select(cache.k, call.slots).view(stored).transpose(1, 2)
-    v = _select(cache.v, call.slots).view(stored).transpose(1, 2)
+    padded = (call.num_items, -1, num_kv_heads, head_dim)
+    k = gathered.k.view(padded).transpose(1, 2)
+    v = gathered.v.view(padded).transpose(1, 2)
     grouped = (call.num_items, -1, num_kv_heads, group)
     queries = _select(q, call.rows).view(*grouped, head_dim)
     call_o = o[call.states].view(*grouped, head_dim)

@@ -1,9 +1,11 @@
 """The triton backend, for CUDA: per layer one KV write, one launch of states, one merge."""
 
 import torch
+import triton
 from torch import Tensor
 
 from treeserve.batch import Batch
+from treeserve.errors import ConfigError
 from treeserve.kernels.attention import ROWS_PER_TILE, attention_states
 from treeserve.kernels.kv_write import write_kv
 from treeserve.kernels.merge import merge_states
@@ -16,6 +18,8 @@ class TritonBackend:
     """Attention with the Triton kernels; under Triton's interpreter it runs on a CPU too."""
 
     def __init__(self, kv_cache: KVCache) -> None:
+        if kv_cache.device.type != "cuda" and not triton.knobs.runtime.interpret:
+            raise ConfigError(f'backend: "triton" runs on cuda, not on {kv_cache.device}')
         self._kv_cache = kv_cache
 
     @property

@@ -253,12 +253,13 @@ def _time_once(function: Callable[[], Any], device: "torch.device") -> float:
         started = time.perf_counter()
         function()
         return time.perf_counter() - started
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.Event(device, enable_timing=True) for _ in range(2))
     start.record()
     function()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds / 1e3
 
 
 def _line(result: TreeResult) -> str:

@@ -34,7 +34,7 @@ Start a server with the embedded model, send it one tree (solved examples, then 
 problems, then several samples of each), run the programs that come back, say what sharing saved.
 
   treeserve demo
-  treeserve demo --problems 12 --samples 16
+  treeserve demo --problems 20 --samples 16
   treeserve demo --sharing off          the same work without shared attention, for comparison
 """
 
@@ -56,7 +56,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         )
 
     add("--problems", int, 8, "problems to solve")
-    add("--samples", int, 16, "samples of each")
+    add("--samples", int, 8, "samples of each")
     add("--examples", int, 8, "solved examples before them, at most")
     add("--max-tokens", int, 192, "of each sample, at most")
     add("--temperature", float, 0.7, "0 is greedy")

@@ -1,10 +1,12 @@
 """`treeserve generate`: draws samples here or at a server, and shows them as they come."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
 from treeserve.commands.options import (
@@ -139,10 +141,29 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
     from treeserve.llm import LLM
 
     def start() -> Events:
-        yield from llm.stream(work, params)
+        return _interruptible(llm.stream(work, params))
 
     llm = LLM(**given_engine_options(args))
     _show(args, report, start, llm.sharing)
+
+
+def _interruptible(stream: Iterator[Delta | Finished]) -> Events:
+    """Let an interrupt wait until the step that runs has ended; a second one does not wait."""
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        for event in stream:
+            yield event
+            if interrupted:
+                raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _run_at_server(

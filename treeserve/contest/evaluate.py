@@ -88,7 +88,8 @@ def sample_completions(
         if bool(ended.all()):
             break
         logits = model(tokens[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
-    return tokenizer.batch_decode(torch.stack(columns, dim=1), skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(torch.stack(columns, dim=1), skip_special_tokens=True)
+    return texts
 
 
 def _pick(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:

@@ -38,18 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, help="other seeds, other problems (default 1)"
     )
+    parser.add_argument(
+        "--max-difficulty", type=int, default=3, help="at most so many parts that act (default 3)"
+    )
     options = parser.parse_args(arguments)
-    problems = distinct_problems(options.split, options.count, options.seed)
+    problems = distinct_problems(options.split, options.count, options.seed, options.max_difficulty)
     write_problems(options.output, problems)
     print(f"{len(problems)} problems written to {options.output}")
 
 
-def distinct_problems(split: Split, count: int, seed: int) -> list[Problem]:
+def distinct_problems(split: Split, count: int, seed: int, max_difficulty: int) -> list[Problem]:
     """`count` problems of one split, no two of the same composition."""
     found: dict[tuple[str, ...], Problem] = {}
     index = 0
     while len(found) < count:
-        problem = generate_problem(split, seed, index)
+        problem = generate_problem(split, seed, index, max_difficulty=max_difficulty)
         found.setdefault(problem.composition, problem)
         index += 1
     return list(found.values())

@@ -8,7 +8,7 @@ import json
 import platform
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,17 @@ examples:
   python -m treeserve.contest.train --output /tmp/model --steps 300 --minutes 5 --evaluate 20
   python -m treeserve.contest.train --output treeserve/embedded/checkpoint --only-evaluate
 """
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measurement: which problems, after which examples, and how they are sampled."""
+
+    split: Split
+    num_problems: int
+    few_shot: tuple[Problem, ...]
+    temperature: float = 0.8
+    max_difficulty: int = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,25 +128,31 @@ def evaluate(folder: Path, num_problems: int, seed: int) -> None:
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    few = max(1, num_problems * 2 // 5)
     long_prompt = _examples_worth(tokenizer, LONG_PROMPT_TOKENS, seed)
-    plans: tuple[tuple[str, Split, int, Sequence[Problem], float], ...] = (
-        ("held_out", "held_out", num_problems, long_prompt[:2], 0.8),
-        ("held_out_greedy", "held_out", num_problems, long_prompt[:2], 0.0),
-        ("held_out_no_example", "held_out", few, (), 0.8),
-        ("held_out_long_prompt", "held_out", few, long_prompt, 0.8),
-        ("seen", "train", few, long_prompt[:2], 0.8),
-    )
     rates: dict[str, Any] = {}
-    for name, split, count, few_shot, temperature in plans:
-        problems = generate_problems(split, count, seed + 1000)
-        found = measure_rates(
-            model, tokenizer, problems, few_shot, temperature=temperature, seed=seed
+    for name, trial in _trials(num_problems, long_prompt).items():
+        problems = generate_problems(
+            trial.split, trial.num_problems, seed + 1000, max_difficulty=trial.max_difficulty
         )
-        prompt_tokens = len(tokenizer(render_prompt(problems[0], few_shot))["input_ids"])
-        rates[name] = _describe_rates(found, len(few_shot), prompt_tokens)
+        found = measure_rates(
+            model, tokenizer, problems, trial.few_shot, temperature=trial.temperature, seed=seed
+        )
+        prompt_tokens = len(tokenizer(render_prompt(problems[0], trial.few_shot))["input_ids"])
+        rates[name] = _describe_rates(found, trial, prompt_tokens)
         _say(f"{name}: {rates[name]}")
         _write_log(folder, {**_read_log(folder), "rates": rates, "sizes": _sizes(folder)})
+
+
+def _trials(num_problems: int, examples: Sequence[Problem]) -> dict[str, Trial]:
+    two, fewer = tuple(examples[:2]), max(1, num_problems * 3 // 10)
+    return {
+        "held_out": Trial("held_out", num_problems, two),
+        "held_out_greedy": Trial("held_out", num_problems, two, temperature=0.0),
+        "held_out_no_example": Trial("held_out", fewer, ()),
+        "held_out_long_prompt": Trial("held_out", fewer, tuple(examples)),
+        "held_out_any_difficulty": Trial("held_out", fewer, two, max_difficulty=99),
+        "seen": Trial("train", fewer, two),
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,10 +238,11 @@ def _examples_worth(
     return chosen
 
 
-def _describe_rates(rates: Rates, num_examples: int, prompt_tokens: int) -> dict[str, float]:
+def _describe_rates(rates: Rates, trial: Trial, prompt_tokens: int) -> dict[str, float]:
     return {
         "problems": rates.num_problems,
-        "examples": num_examples,
+        "max_difficulty": trial.max_difficulty,
+        "examples": len(trial.few_shot),
         "prompt_tokens": prompt_tokens,
         "temperature": rates.temperature,
         "pass@1": rates.pass_1,
