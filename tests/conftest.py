@@ -1,5 +1,10 @@
 """Checkpoints that several tests read; each is made once per test process."""
 
+import os
+
+# Triton decides when a function is decorated, its own library's when it is first imported.
+os.environ["TRITON_INTERPRET"] = "1"
+
 import functools
 import tempfile
 from collections.abc import Iterator

@@ -230,9 +230,7 @@ class LLM:
                 raise InvalidRequest(field, error.description) from None
         return encoded
 
-    def _run(
-        self, encoded: list[EncodedPrompt], paths: list[tuple[int, ...]]
-    ) -> list[Generation]:
+    def _run(self, encoded: list[EncodedPrompt], paths: list[tuple[int, ...]]) -> list[Generation]:
         gathered = {prompt.path: _Gathered(prompt) for prompt in encoded}
         for item in stream_in_place(self.engine, self._built.prompter, encoded):
             gathered[item.path].push(item)

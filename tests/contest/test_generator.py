@@ -75,5 +75,5 @@ def test_statements_are_phrased_in_many_ways() -> None:
         assert any(phrase in problem.statement for problem in evens)
 
 
-def test_max_difficulty_bounds_the_problems() -> None:
-    assert all(p.difficulty <= 2 for p in generate_problems("train", 50, 0, 0, max_difficulty=2))
+def test_min_difficulty_bounds_the_problems() -> None:
+    assert all(p.difficulty >= 4 for p in generate_problems("train", 50, 0, 0, min_difficulty=4))

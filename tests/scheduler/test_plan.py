@@ -1,3 +1,5 @@
+"""The plan shares where it pays, and every row sees its own tokens exactly once."""
+
 import itertools
 
 import numpy as np

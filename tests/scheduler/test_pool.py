@@ -1,3 +1,5 @@
+"""The page pool's books balance, whoever holds a page."""
+
 import numpy as np
 import pytest
 

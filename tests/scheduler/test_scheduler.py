@@ -1,3 +1,5 @@
+"""What requests get from the scheduler: prompts computed once, budgets kept, pages given back."""
+
 import dataclasses
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The radix tree finds, splits, commits and evicts without touching what is in use."""
+
 import numpy as np
 import pytest
 

@@ -16,27 +16,27 @@ _CASE_TRIES = 30
 
 
 def generate_problems(
-    split: Split, count: int, seed: int = 0, hidden_cases: int = 6, max_difficulty: int = 9
+    split: Split, count: int, seed: int = 0, hidden_cases: int = 6, min_difficulty: int = 1
 ) -> list[Problem]:
     """`count` problems of one split. The same arguments give the same problems on every Python.
 
     Problem i depends on (split, seed, i) alone, so a longer list starts with the shorter one.
     """
     return [
-        generate_problem(split, seed, index, hidden_cases, max_difficulty) for index in range(count)
+        generate_problem(split, seed, index, hidden_cases, min_difficulty) for index in range(count)
     ]
 
 
 def generate_problem(
-    split: Split, seed: int, index: int, hidden_cases: int = 6, max_difficulty: int = 9
+    split: Split, seed: int, index: int, hidden_cases: int = 6, min_difficulty: int = 1
 ) -> Problem:
     """One problem; its reference solution passes all of its cases."""
     rng = random.Random(f"treeserve contest/{split}/{seed}/{index}")
-    problem_id = f"{split}-{seed}-{index}"
+    problem_id = f"{split}-{min_difficulty}-{seed}-{index}"
     while True:
         composition = draw_composition(rng)
         wanted = is_held_out(composition.tags) == (split == "held_out")
-        if not wanted or composition.difficulty > max_difficulty:
+        if not wanted or composition.difficulty < min_difficulty:
             continue
         problem = _finish(rng, composition, problem_id, hidden_cases)
         if problem is not None:

@@ -11,9 +11,9 @@ from treeserve.contest.problem import Problem, write_problems
 _EPILOG = """\
 The same arguments write the same file. The embedded files were written with:
   python -m treeserve.contest.generate --split held_out --count 40 --seed 1 \\
-      --output treeserve/embedded/problems.jsonl
+      --min-difficulty 4 --output treeserve/embedded/problems.jsonl
   python -m treeserve.contest.generate --split train --count 30 --seed 1 \\
-      --output treeserve/embedded/few_shot.jsonl
+      --min-difficulty 1 --output treeserve/embedded/few_shot.jsonl
 """
 
 
@@ -39,20 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seed", type=int, default=1, help="other seeds, other problems (default 1)"
     )
     parser.add_argument(
-        "--max-difficulty", type=int, default=3, help="at most so many parts that act (default 3)"
+        "--min-difficulty", type=int, default=4, help="at least so many parts that act (default 4)"
     )
     options = parser.parse_args(arguments)
-    problems = distinct_problems(options.split, options.count, options.seed, options.max_difficulty)
+    problems = distinct_problems(options.split, options.count, options.seed, options.min_difficulty)
     write_problems(options.output, problems)
     print(f"{len(problems)} problems written to {options.output}")
 
 
-def distinct_problems(split: Split, count: int, seed: int, max_difficulty: int) -> list[Problem]:
+def distinct_problems(split: Split, count: int, seed: int, min_difficulty: int) -> list[Problem]:
     """`count` problems of one split, no two of the same composition."""
     found: dict[tuple[str, ...], Problem] = {}
     index = 0
     while len(found) < count:
-        problem = generate_problem(split, seed, index, max_difficulty=max_difficulty)
+        problem = generate_problem(split, seed, index, min_difficulty=min_difficulty)
         found.setdefault(problem.composition, problem)
         index += 1
     return list(found.values())

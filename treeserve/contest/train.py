@@ -57,7 +57,7 @@ class Trial:
     num_problems: int
     few_shot: tuple[Problem, ...]
     temperature: float = 0.8
-    max_difficulty: int = 3
+    min_difficulty: int = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +132,7 @@ def evaluate(folder: Path, num_problems: int, seed: int) -> None:
     rates: dict[str, Any] = {}
     for name, trial in _trials(num_problems, long_prompt).items():
         problems = generate_problems(
-            trial.split, trial.num_problems, seed + 1000, max_difficulty=trial.max_difficulty
+            trial.split, trial.num_problems, seed + 1000, min_difficulty=trial.min_difficulty
         )
         found = measure_rates(
             model, tokenizer, problems, trial.few_shot, temperature=trial.temperature, seed=seed
@@ -150,7 +150,7 @@ def _trials(num_problems: int, examples: Sequence[Problem]) -> dict[str, Trial]:
         "held_out_greedy": Trial("held_out", num_problems, two, temperature=0.0),
         "held_out_no_example": Trial("held_out", fewer, ()),
         "held_out_long_prompt": Trial("held_out", fewer, tuple(examples)),
-        "held_out_any_difficulty": Trial("held_out", fewer, two, max_difficulty=99),
+        "held_out_any_difficulty": Trial("held_out", fewer, two, min_difficulty=1),
         "seen": Trial("train", fewer, two),
     }
 
@@ -241,7 +241,7 @@ def _examples_worth(
 def _describe_rates(rates: Rates, trial: Trial, prompt_tokens: int) -> dict[str, float]:
     return {
         "problems": rates.num_problems,
-        "max_difficulty": trial.max_difficulty,
+        "min_difficulty": trial.min_difficulty,
         "examples": len(trial.few_shot),
         "prompt_tokens": prompt_tokens,
         "temperature": rates.temperature,

@@ -1,5 +1,0 @@
-"""The kernels run under Triton's interpreter."""
-
-from attention.interpreter import interpret_kernels
-
-interpret_kernels()
