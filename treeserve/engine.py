@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -129,21 +128,28 @@ class Engine:
         return bool(self._ended) or self._scheduler.has_work()
 
     def step(self) -> tuple[list[EngineEvent], StepNumbers | None]:
-        """Run one step; None for its numbers where there was nothing to run."""
+        """Run one step.
+
+        Returns:
+            What happened since the last step and in this one, and this one's numbers: with no rows
+            and no draws where it failed or was not needed, None where nothing happened at all.
+        """
         events = self.take_ended()
         step = self._scheduler.schedule()
         if step is None:
-            return events, None
+            return events, self._numbers() if events else None
         started = time.perf_counter()
         try:
             drawn = self._runner.run(step, [self._draw_params(draw) for draw in step.draws])
-        except Exception as error:
-            logger.exception("step %d failed", step.number)
+        except BaseException as error:
             self._fail(step, f"{type(error).__name__}: {error}")
-            return events + self.take_ended(), None
+            if not isinstance(error, Exception):
+                raise
+            logger.exception("step %d failed", step.number)
+            return events + self.take_ended(), self._numbers()
         model_seconds = time.perf_counter() - started
         tokens = self._fold_back(step, drawn)
-        numbers = self._numbers(step, tokens, model_seconds)
+        numbers = self._step_numbers(step, model_seconds)
         return [*events, *tokens, *self.take_ended()], numbers
 
     def abort_all(self) -> None:
@@ -189,35 +195,40 @@ class Engine:
             ),
         )
 
-    def _numbers(self, step: Step, tokens: list[TokenEvent], model_seconds: float) -> StepNumbers:
+    def _numbers(self) -> StepNumbers:
+        """The engine between two steps."""
+        counts = self._scheduler.counts()
+        evicted = counts.evicted_tokens - self._evicted_tokens
+        self._evicted_tokens = counts.evicted_tokens
+        return StepNumbers(
+            running_samples=counts.running_samples,
+            waiting_requests=counts.waiting_requests,
+            used_pages=counts.used_pages,
+            cached_pages=counts.cached_pages,
+            total_pages=counts.total_pages,
+            evicted_tokens=evicted,
+        )
+
+    def _step_numbers(self, step: Step, model_seconds: float) -> StepNumbers:
         counts = self._scheduler.counts()
         plan = step.plan.counts
         self._sharing = _add_sharing(
             self._sharing,
             Sharing(kv_tokens_read=plan.tokens_read, kv_tokens_read_flat=plan.tokens_read_flat),
         )
-        evicted = counts.evicted_tokens - self._evicted_tokens
-        self._evicted_tokens = counts.evicted_tokens
-        finished = Counter(event.finish_reason for event in tokens if event.finish_reason)
-        return StepNumbers(
+        return replace(
+            self._numbers(),
             num_rows=step.num_rows,
             num_prompt_rows=step.num_prompt_rows,
             num_drawn=len(step.draws),
-            running_samples=counts.running_samples,
-            waiting_requests=counts.waiting_requests,
-            used_pages=counts.used_pages,
-            cached_pages=counts.cached_pages,
-            total_pages=counts.total_pages,
             work_items=step.plan.num_items,
             shared_items=plan.num_shared_items,
             folded_segments=plan.num_folded_segments,
             kv_tokens_read=plan.tokens_read,
             kv_tokens_read_flat=plan.tokens_read_flat,
-            evicted_tokens=evicted,
             plan_seconds=counts.plan_seconds,
             schedule_seconds=counts.schedule_seconds,
             model_seconds=model_seconds,
-            finished=tuple(finished.items()),
         )
 
 

@@ -131,9 +131,9 @@ class EngineLoop:
         try:
             while self._take_inbox():
                 events, numbers = self._engine.step()
-                self._dispatch(events)
                 if numbers is not None and self._on_step is not None:
                     self._on_step(numbers)
+                self._dispatch(events)
         except Exception:
             logger.exception("the engine cannot go on")
             self._failed.set()

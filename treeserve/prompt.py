@@ -12,6 +12,7 @@ from treeserve.scheduler.request import PromptUsage
 from treeserve.tokenizer import TextDecoder, Tokenizer
 from treeserve.types import (
     DEFAULT_MAX_TOKENS,
+    MAX_TREE_DEPTH,
     Delta,
     Finished,
     FinishReason,
@@ -28,7 +29,6 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_TREE_NODES = 4096
-MAX_TREE_DEPTH = 64
 MAX_SEED = (1 << 64) - 1
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from treeserve.errors import InvalidRequest, TreeserveError
-from treeserve.types import PromptTree, SamplingParams
+from treeserve.types import MAX_TREE_DEPTH, PromptTree, SamplingParams
 
-MAX_TREE_DEPTH = 64
 """Levels of branches above the trunk."""
 
 _NODE_KEYS = ("text", "n", "params", "branches")

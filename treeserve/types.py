@@ -1,7 +1,7 @@
 """What callers ask for and what they get: parameters, results and usage, free of tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -9,6 +9,8 @@ Prompt: TypeAlias = str | Sequence[int]
 """Text, or token ids."""
 
 DEFAULT_MAX_TOKENS = 128
+MAX_TREE_DEPTH = 64
+"""Levels of branches beneath a trunk, at most."""
 
 
 class FinishReason(StrEnum):
@@ -135,11 +137,11 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class StepNumbers:
-    """One step in plain numbers, for metrics."""
+    """The engine after one step, and the step itself, in plain numbers for metrics.
 
-    num_rows: int
-    num_prompt_rows: int
-    num_drawn: int
+    A step that failed, or was not needed since all that was left was aborted, has no rows.
+    """
+
     running_samples: int
     waiting_requests: int
     used_pages: int
@@ -147,18 +149,20 @@ class StepNumbers:
     cached_pages: int
     """Of those, the ones that only the tree holds and that can be evicted."""
     total_pages: int
-    work_items: int
-    shared_items: int
-    folded_segments: int
-    kv_tokens_read: int
-    kv_tokens_read_flat: int
     evicted_tokens: int
-    plan_seconds: float
-    schedule_seconds: float
+    """Since the step before."""
+    num_rows: int = 0
+    num_prompt_rows: int = 0
+    num_drawn: int = 0
+    work_items: int = 0
+    shared_items: int = 0
+    folded_segments: int = 0
+    kv_tokens_read: int = 0
+    kv_tokens_read_flat: int = 0
+    plan_seconds: float = 0.0
+    schedule_seconds: float = 0.0
     """Including the plan."""
-    model_seconds: float
-    finished: tuple[tuple[FinishReason, int], ...] = field(default=())
-    """(reason, samples) that ended in this step."""
+    model_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Served:
 
 
 def start(model: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "treeserve.commands.main", "serve", "--model", str(model)]
+    command = [sys.executable, "-m", "treeserve", "serve", "--model", str(model)]
     addresses = ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
     return subprocess.Popen(
         [*command, *addresses, *options],

@@ -147,6 +147,19 @@ def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(llm, monkeypatch
     assert_drained(llm.engine)
 
 
+def test_an_interrupt_leaves_an_engine_that_can_go_on(llm, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine._runner._model.module, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate("a prompt")
+    assert not llm.engine.has_work()
+    assert llm.generate("a prompt", SamplingParams(max_tokens=2))
+    assert_drained(llm.engine)
+
+
 def test_logits_that_are_not_numbers_end_the_request(llm, monkeypatch):
     def nan_logits(_model, token_ids, _positions, rows, _attend):
         return torch.full((len(rows), 320), torch.nan)

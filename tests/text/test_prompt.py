@@ -5,10 +5,17 @@ import tiny_models
 
 from treeserve.engine import RequestEnded, TokenEvent
 from treeserve.errors import InvalidRequest
-from treeserve.prompt import MAX_TREE_DEPTH, EncodedPrompt, Prompter, TextStream
+from treeserve.prompt import EncodedPrompt, Prompter, TextStream
 from treeserve.scheduler.request import PromptUsage
 from treeserve.tokenizer import TextDecoder, Tokenizer
-from treeserve.types import Delta, Finished, FinishReason, PromptTree, SamplingParams
+from treeserve.types import (
+    MAX_TREE_DEPTH,
+    Delta,
+    Finished,
+    FinishReason,
+    PromptTree,
+    SamplingParams,
+)
 
 END = 0
 

@@ -42,7 +42,7 @@ def running_server(engine_options: Mapping[str, object]) -> Iterator[RunningServ
         for name, value in engine_options.items()
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
-    command = [sys.executable, "-m", "treeserve.commands.main", "serve", *flags]
+    command = [sys.executable, "-m", "treeserve", "serve", *flags]
     addresses = ["--grpc-address", _ANY_PORT, "--http-address", _ANY_PORT]
     previous = signal.signal(signal.SIGTERM, _exit)
     try:

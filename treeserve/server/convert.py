@@ -4,10 +4,10 @@ from typing import Any
 
 from treeserve.errors import InvalidRequest
 from treeserve.pb import generation_pb2 as pb
-from treeserve.prompt_tree import MAX_TREE_DEPTH
 from treeserve.server.batching import PromptEvents
 from treeserve.server.wire import parse
 from treeserve.types import (
+    MAX_TREE_DEPTH,
     Delta,
     FinishReason,
     Prompt,
