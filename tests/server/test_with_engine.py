@@ -125,6 +125,21 @@ async def test_a_prompt_that_came_before_is_cached(service):
     assert again.cached_tokens > 0.8 * again.prompt_tokens
 
 
+async def test_equal_prompts_sent_at_once_are_computed_once(service):
+    """64 calls of 500 tokens each, in a pool that holds the prompt and a few samples at a time."""
+    prompt = (TRUNK * 3)[:500]
+    calls = [service.client.generate(prompt, SamplingParams(max_tokens=2)) for _ in range(64)]
+    await asyncio.gather(*(collect(call) for call in calls))
+
+    def counted(source: str) -> float | None:
+        labels = {"source": source}
+        return service.metrics.registry.get_sample_value("treeserve_prompt_tokens_total", labels)
+
+    assert counted("computed") == 500
+    assert counted("cached") + counted("shared") == 63 * 500
+    assert sum(step.num_prompt_rows for step in service.steps) == 500
+
+
 async def test_a_tree_computes_its_trunk_once(service):
     tree = PromptTree(
         TRUNK,
