@@ -54,7 +54,7 @@ aot: $(STAMP) ## compile every kernel for sm_80 and sm_90 (needs no GPU); regist
 gpu: $(STAMP) ## values of the kernels against the reference, on a CUDA machine
 	$(BIN)/treeserve bench attention
 
-train: $(STAMP) ## train the embedded model again (about half an hour on two cores)
+train: $(STAMP) ## train the embedded model again (about a quarter of an hour on two cores)
 	$(BIN)/python -m treeserve.contest.train --output treeserve/embedded/checkpoint
 
 clean: ## remove the virtual environment and caches

@@ -4,6 +4,8 @@ import os
 
 # Triton decides when a function is decorated, its own library's when it is first imported.
 os.environ["TRITON_INTERPRET"] = "1"
+# Tests run side by side, one to a core, their servers too: more threads only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import functools
 import tempfile
@@ -12,12 +14,9 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-import torch
 import transformers
 
 transformers.utils.logging.disable_progress_bar()
-# Tests run side by side, one to a core, and their models are tiny.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

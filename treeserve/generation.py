@@ -55,28 +55,59 @@ class TextService:
                 self._loop.abort(request_id)
 
 
-def stream_in_place(
-    engine: Engine, prompter: Prompter, prompts: Sequence[EncodedPrompt]
-) -> Iterator[Item]:
-    """The same stream from an engine without a thread, stepped by whoever reads the stream.
+class InPlaceLoop:
+    """An engine without a thread, stepped by whoever reads one of its streams, for all of them.
 
-    Closing the iterator ends its work.
+    Args:
+        engine: Used by nobody else.
+        prompter: Of the same model.
     """
-    texts = TextStreams(prompts, prompter.tokenizer)
-    try:
-        for encoded in prompts:
-            engine.add(encoded.request)
-        while texts.open_requests:
-            events, _ = engine.step()
-            for item in texts.push(events):
-                if isinstance(item, StoppedSample):
-                    engine.abort(item.request_id, item.sample_index)
-                else:
-                    yield item
-    finally:
-        for request_id in texts.open_requests:
-            engine.abort(request_id)
-        engine.take_ended()
+
+    def __init__(self, engine: Engine, prompter: Prompter) -> None:
+        self._engine = engine
+        self._prompter = prompter
+        self._inboxes: dict[str, list[EngineEvent]] = {}
+
+    def stream(self, prompts: Sequence[EncodedPrompt]) -> Iterator[Item]:
+        """Samples of some prompts, which start when the first item is asked for.
+
+        Closing the iterator ends its work. Several may be read in turn.
+        """
+        texts = TextStreams(prompts, self._prompter.tokenizer)
+        inbox: list[EngineEvent] = []
+        try:
+            for encoded in prompts:
+                self._engine.add(encoded.request)
+                self._inboxes[encoded.request.request_id] = inbox
+            while texts.open_requests:
+                for item in texts.push(self._take(inbox)):
+                    if isinstance(item, StoppedSample):
+                        self._engine.abort(item.request_id, item.sample_index)
+                    else:
+                        yield item
+        finally:
+            for request_id in texts.open_requests:
+                self._engine.abort(request_id)
+            self._route(self._engine.take_ended())
+            for encoded in prompts:
+                self._inboxes.pop(encoded.request.request_id, None)
+
+    def _take(self, inbox: list[EngineEvent]) -> list[EngineEvent]:
+        """What came for a stream, running steps until something did."""
+        while not inbox:
+            if not self._engine.has_work():
+                raise RuntimeError("a stream waits for requests that the engine does not have")
+            events, _ = self._engine.step()
+            self._route(events)
+        events = inbox.copy()
+        inbox.clear()
+        return events
+
+    def _route(self, events: Iterable[EngineEvent]) -> None:
+        for event in events:
+            inbox = self._inboxes.get(event.request_id)
+            if inbox is not None:
+                inbox.append(event)
 
 
 class StoppedSample:

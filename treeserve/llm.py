@@ -11,7 +11,7 @@ from treeserve.attention.backend import AttentionBackend, make_backend
 from treeserve.config import BackendName, DtypeName, ModelConfig, SchedulerConfig, SharingMode
 from treeserve.engine import Engine
 from treeserve.errors import ConfigError, InvalidRequest
-from treeserve.generation import Item, stream_in_place
+from treeserve.generation import InPlaceLoop, Item
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
 from treeserve.prompt import EncodedPrompt, Prompter
@@ -153,6 +153,8 @@ class LLM:
             )
         )
 
+        self._loop = InPlaceLoop(self._built.engine, self._built.prompter)
+
     @property
     def engine(self) -> Engine:
         """The engine itself, for introspection."""
@@ -206,7 +208,7 @@ class LLM:
             encoded = prompter.encode_tree(prompt)
         else:
             encoded = [prompter.encode(prompt, params)]
-        return stream_in_place(self.engine, prompter, encoded)
+        return self._loop.stream(encoded)
 
     def sharing(self) -> Sharing:
         """What sharing saved since the model was loaded."""
@@ -232,7 +234,7 @@ class LLM:
 
     def _run(self, encoded: list[EncodedPrompt], paths: list[tuple[int, ...]]) -> list[Generation]:
         gathered = {prompt.path: _Gathered(prompt) for prompt in encoded}
-        for item in stream_in_place(self.engine, self._built.prompter, encoded):
+        for item in self._loop.stream(encoded):
             gathered[item.path].push(item)
         return [
             gathered[prompt.path].generation(path)

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 
 from treeserve.engine import Engine, EngineEvent, EngineRequest, RequestEnded
 from treeserve.errors import EngineStopped, TreeserveError
+from treeserve.scheduler.request import PromptUsage
 from treeserve.types import StepNumbers
 
 logger = logging.getLogger(__name__)
+
+_NO_USAGE = PromptUsage(0, 0, 0, 0)
+_STOPPED = "the engine has stopped"
 
 StepObserver = Callable[[StepNumbers], None]
 
@@ -86,14 +90,14 @@ class EngineLoop:
             EngineStopped: The engine is draining or has stopped.
         """
         request_ids = [request.request_id for request in requests]
+        loop = asyncio.get_running_loop()
+        stream = EngineStream(loop, open_requests=set(request_ids))
+        accepted: asyncio.Future[None] = loop.create_future()
         with self._open_changed:
             if self._draining.is_set() or not self.healthy:
                 raise EngineStopped("the engine is shutting down and takes no more requests")
             self._open_requests.update(request_ids)
-        loop = asyncio.get_running_loop()
-        stream = EngineStream(loop, open_requests=set(request_ids))
-        accepted: asyncio.Future[None] = loop.create_future()
-        self._inbox.put(_Submit(tuple(requests), stream, accepted))
+            self._inbox.put(_Submit(tuple(requests), stream, accepted))
         try:
             await accepted
         except asyncio.CancelledError:
@@ -183,16 +187,18 @@ class EngineLoop:
         self._close_requests(e.request_id for e in events if isinstance(e, RequestEnded))
 
     def _end_all(self) -> None:
-        self._draining.set()
+        with self._open_changed:
+            self._draining.set()
         try:
             self._engine.abort_all()
             self._dispatch(self._engine.take_ended())
         except Exception:
             logger.exception("requests could not be ended in good order")
+        self._dispatch([RequestEnded(key, _NO_USAGE, _STOPPED) for key in self._streams])
         while not self._inbox.empty():
             message = self._inbox.get_nowait()
             if isinstance(message, _Submit):
-                error = EngineStopped("the engine has stopped")
+                error = EngineStopped(_STOPPED)
                 _call_soon(message.stream.loop, _reject, message.accepted, error)
         with self._open_changed:
             self._open_requests.clear()

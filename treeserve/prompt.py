@@ -183,10 +183,6 @@ class TextStream:
         self._completion_tokens += 1
         return sample.push(event, self._path)
 
-    def abort(self) -> list[Delta]:
-        """Last deltas of the samples that have not ended."""
-        return self._close(FinishReason.ABORT)
-
     def finish(self, event: RequestEnded) -> list[Delta | Finished]:
         """The request's last items: of samples that an error or abort cut short, and its usage."""
         reason = FinishReason.ABORT if event.error is None else FinishReason.ERROR

@@ -91,12 +91,13 @@ def test_a_program_ends_with_the_stop_line_and_the_end_token(
     assert text.endswith(STOP)
 
 
-def test_some_unseen_compositions_are_solved(
+def test_most_unseen_compositions_are_solved_by_one_of_some_samples(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    problems, few_shot = read_problems(PROBLEMS_FILE)[:8], read_problems(FEW_SHOT_FILE)[:2]
-    rates = measure_rates(model, tokenizer, problems, few_shot, temperature=0.0)
-    assert rates.pass_1 >= 0.25
+    problems, examples = read_problems(PROBLEMS_FILE)[:8], read_problems(FEW_SHOT_FILE)[:2]
+    rates = measure_rates(model, tokenizer, problems, examples, num_samples=16, seed=1)
+    assert rates.pass_n >= 0.6
+    assert rates.pass_1 < rates.pass_n
 
 
 def test_the_log_holds_the_rates() -> None:

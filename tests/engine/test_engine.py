@@ -108,6 +108,28 @@ def test_closing_a_stream_frees_its_pages_at_once(llm):
     assert_drained(llm.engine)
 
 
+def test_two_streams_can_be_read_in_turn(llm):
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    expected = [result.samples[0].text for result in llm.generate(["one", "another"], params)]
+    streams = [llm.stream("one", params), llm.stream("another", params)]
+    texts = ["", ""]
+    for items in zip(*streams, strict=False):
+        for index, item in enumerate(items):
+            texts[index] += item.text if isinstance(item, Delta) else ""
+    for index, stream in enumerate(streams):
+        texts[index] += "".join(item.text for item in stream if isinstance(item, Delta))
+    assert texts == expected
+    assert_drained(llm.engine)
+
+
+def test_closing_one_stream_leaves_the_other(llm):
+    first, second = (llm.stream("one", SamplingParams(max_tokens=20, seed=1)) for _ in range(2))
+    next(first)
+    next(second)
+    first.close()
+    assert isinstance(list(second)[-1], Finished)
+
+
 def test_a_tree_streams_paths_and_one_usage_per_prompt(llm):
     branches = (PromptTree(" left", n=2), PromptTree(" right"))
     tree = PromptTree("trunk", params=SamplingParams(max_tokens=3), branches=branches)
@@ -249,19 +271,23 @@ class TestLoop:
         loop.stop()
         assert_drained(llm.engine)
 
-    async def test_an_engine_that_cannot_go_on_says_so(self, llm, monkeypatch):
+    @pytest.mark.parametrize(
+        ("method", "reason"),
+        [("schedule", FinishReason.ABORT), ("complete", FinishReason.ERROR)],
+    )
+    async def test_an_engine_that_cannot_go_on_says_so(self, llm, monkeypatch, method, reason):
         loop = EngineLoop(llm.engine)
         loop.start()
         service = TextService(loop, llm.prompter)
         stream = service.generate("x", LONG)
         await anext(stream)
 
-        def broken():
+        def broken(*_arguments):
             raise RuntimeError("books out of balance")
 
-        monkeypatch.setattr(llm.engine.scheduler, "schedule", broken)
+        monkeypatch.setattr(llm.engine.scheduler, method, broken)
         items = [item async for item in stream]
-        assert items[-2].finish_reason is FinishReason.ABORT
+        assert items[-2].finish_reason is reason
         assert not loop.healthy
         with pytest.raises(EngineStopped):
             await anext(service.generate("y"))

@@ -11,7 +11,7 @@ from treeserve.contest.problem import Problem, write_problems
 _EPILOG = """\
 The same arguments write the same file. The embedded files were written with:
   python -m treeserve.contest.generate --split held_out --count 40 --seed 1 \\
-      --min-difficulty 4 --output treeserve/embedded/problems.jsonl
+      --min-difficulty 2 --output treeserve/embedded/problems.jsonl
   python -m treeserve.contest.generate --split train --count 30 --seed 1 \\
       --min-difficulty 1 --output treeserve/embedded/few_shot.jsonl
 """
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seed", type=int, default=1, help="other seeds, other problems (default 1)"
     )
     parser.add_argument(
-        "--min-difficulty", type=int, default=4, help="at least so many parts that act (default 4)"
+        "--min-difficulty", type=int, default=2, help="at least so many parts that act (default 2)"
     )
     options = parser.parse_args(arguments)
     problems = distinct_problems(options.split, options.count, options.seed, options.min_difficulty)

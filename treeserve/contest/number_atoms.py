@@ -77,6 +77,14 @@ NUMBER_FILTERS: tuple[Atom, ...] = (
         9,
     ),
     Atom(
+        "strictly_between",
+        "{k} < x < {m}",
+        ("lie strictly between {k} and {m}", "are above {k} and below {m}"),
+        (),
+        1,
+        9,
+    ),
+    Atom(
         "outside",
         "x < {k} or x > {m}",
         ("do not lie between {k} and {m}", "are outside the range from {k} to {m}"),
@@ -295,6 +303,18 @@ NUMBER_REDUCES: tuple[Atom, ...] = (
         ("how many different values are among {s}", "the number of distinct values of {s}"),
     ),
     Atom("second", "sorted(b)[-2]", ("the second largest of {s}", "the runner-up of {s}")),
+    Atom("second_smallest", "sorted(b)[1]", ("the second smallest of {s}",)),
+    Atom(
+        "lower_median",
+        "sorted(b)[(len(b) - 1) // 2]",
+        ("the lower median of {s}",),
+    ),
+    Atom("average_up", "-(-sum(b) // len(b))", ("the average of {s} rounded up",)),
+    Atom(
+        "position_from_zero",
+        "b.index(max(b))",
+        ("the position (from 0) of the largest among {s}",),
+    ),
     Atom(
         "median",
         "sorted(b)[len(b) // 2]",

@@ -48,8 +48,10 @@ class Problem:
 
 
 def render_question(problem: Problem) -> str:
-    """The problem as text, ending where the program begins. Cases are for judging and not shown."""
-    return f"Problem:\n{problem.statement}\nProgram:\n"
+    """The problem and its first sample case as text, ending where the program begins."""
+    sample = problem.sample_cases[0]
+    shown = f"Input:\n{sample.stdin.rstrip()}\nOutput:\n{sample.stdout.rstrip()}\n"
+    return f"Problem:\n{problem.statement}\n{shown}Program:\n"
 
 
 def render_answer(problem: Problem) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from treeserve.contest import wording
 from treeserve.contest.atoms import ALL, EMPTY, Atom
 from treeserve.contest.composition import Composition
+from treeserve.contest.vague import VAGUE_SHARE, vague_wording
 
 Parameters = Mapping[str, str]
 
@@ -35,7 +36,12 @@ class _Stage:
         return self.atom.code.format_map(self.parameters)
 
     def say(self, rng: random.Random, subject: str) -> str:
-        return rng.choice(self.atom.nouns).format_map({**self.parameters, "s": subject})
+        nouns = _pick(rng, self.atom.nouns, vague_wording(self.role, self.atom.name).nouns)
+        return rng.choice(nouns).format_map({**self.parameters, "s": subject})
+
+    def instruct(self, rng: random.Random) -> str:
+        steps = _pick(rng, self.atom.steps, vague_wording(self.role, self.atom.name).steps)
+        return rng.choice(steps).format_map(self.parameters)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,10 @@ def realise(rng: random.Random, composition: Composition) -> Task:
     named = zip(composition.roles, composition.parts, strict=True)
     stages = {role: _Stage(role, atom, _draw_parameters(rng, atom)) for role, atom in named}
     return _WRITERS[composition.structure](rng, stages)
+
+
+def _pick(rng: random.Random, clear: tuple[str, ...], vague: tuple[str, ...]) -> tuple[str, ...]:
+    return vague if vague and rng.random() < VAGUE_SHARE else clear
 
 
 def _draw_parameters(rng: random.Random, atom: Atom) -> dict[str, str]:
@@ -210,7 +220,7 @@ def _tell(rng: random.Random, noun: str, stages: Sequence[_Stage], nested: bool 
 def _step(rng: random.Random, noun: str, stage: _Stage, first: bool) -> str:
     if stage.role == "filter":
         return rng.choice(wording.KEEP_STEPS).format(noun=noun, clause=stage.say(rng, ""))
-    action = rng.choice(stage.atom.steps).format_map(stage.parameters)
+    action = stage.instruct(rng)
     if first:
         return f"{action[0].upper()}{action[1:]}. "
     return f"{rng.choice(wording.LINKS)} {action}. "

@@ -35,7 +35,7 @@ class Schedule:
     cut by time does not.
     """
 
-    num_steps: int = 1500
+    num_steps: int = 1700
     max_minutes: float = 40.0
     tokens_per_step: int = 4096
     short_length: int = 512
