@@ -1,7 +1,7 @@
 """The scheduler: requests in, steps out, drawn tokens folded back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -266,5 +266,8 @@ class Scheduler:
 
 
 def _choose_planner(config: SchedulerConfig, cost_model: CostModel) -> Planner:
-    plan = plan_shared if config.sharing == "on" else plan_flat
-    return partial(plan, cost_model=cost_model)
+    if config.sharing == "off":
+        return partial(plan_flat, cost_model=cost_model)
+    if config.sharing == "always":
+        cost_model = replace(cost_model, state_cost=0.0, item_cost=0.0)
+    return partial(plan_shared, cost_model=cost_model)

@@ -7,7 +7,7 @@ from treeserve.errors import ConfigError
 
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 BackendName: TypeAlias = Literal["auto", "reference", "torch", "triton"]
-SharingMode: TypeAlias = Literal["on", "off"]
+SharingMode: TypeAlias = Literal["on", "always", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,9 @@ class SchedulerConfig:
     kept_logits: int = 32
     """Prompt ends whose logits are kept, so that more samples compute no prompt token."""
     sharing: SharingMode = "on"
-    """off: ordinary attention, every sample alone, over the same stored KV."""
+    """on: share where it pays, by the cost model; always: wherever a token is shared; off: ordinary
+    attention, every sample alone, over the same stored KV.
+    """
 
     def __post_init__(self) -> None:
         _require_choice("sharing", self.sharing, get_args(SharingMode))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from treeserve.attention.backend import AttentionBackend, make_backend
+from treeserve.attention.backend import AttentionBackend, default_cost_model, make_backend
 from treeserve.config import BackendName, DtypeName, ModelConfig, SchedulerConfig, SharingMode
 from treeserve.engine import Engine
 from treeserve.errors import ConfigError, InvalidRequest
@@ -16,6 +16,7 @@ from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.runner import Runner
+from treeserve.scheduler.cost import CostModel
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.tokenizer import Tokenizer
 from treeserve.types import (
@@ -52,7 +53,9 @@ class EngineOptions:
     backend: BackendName = "auto"
     """Of attention. auto: triton on cuda, torch on a CPU."""
     sharing: SharingMode = "on"
-    """off: ordinary attention, every sample alone, for comparison."""
+    """on: where it pays; always: wherever a token is shared; off: ordinary attention, every sample
+    alone, for comparison.
+    """
     num_pages: int | None = None
     """Pages of the KV pool. None: 1 GiB on a CPU, 80% of the free memory on cuda."""
     page_size: int = DEFAULT_PAGE_SIZE
@@ -98,7 +101,8 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         max_positions=model.max_positions,
         end_token_ids=model.end_token_ids,
     )
-    return BuiltEngine(Engine(Scheduler(config), runner), prompter, model, backend_name, num_pages)
+    scheduler = Scheduler(config, _cost_model(backend_name, model))
+    return BuiltEngine(Engine(scheduler, runner), prompter, model, backend_name, num_pages)
 
 
 class LLM:
@@ -109,7 +113,8 @@ class LLM:
         dtype: "auto" (as the checkpoint was saved), "float32", "bfloat16" or "float16".
         device: "auto", "cpu" or "cuda".
         backend: Of attention: "auto", "reference", "torch" or "triton".
-        sharing: "on", or "off" for ordinary attention, every sample alone.
+        sharing: Of attention: "on" (where it pays), "always" (wherever a token is shared) or "off"
+            (ordinary attention, every sample alone).
         num_pages: Pages of the KV pool; None is 1 GiB on a CPU, 80% of the free memory on cuda.
         page_size: Tokens of a page.
         token_budget: Rows of one step, at most.
@@ -325,6 +330,12 @@ def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> Att
         device=model.device,
     )
     return make_backend(name, cache)
+
+
+def _cost_model(backend: str, model: LoadedModel) -> CostModel:
+    shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
+    bytes_per_slot = KVCache.bytes_per_slot(shapes, model.dtype)
+    return default_cost_model(backend, bytes_per_slot / len(shapes))
 
 
 def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:

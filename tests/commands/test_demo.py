@@ -20,6 +20,7 @@ def files(tmp_path) -> list[str]:
 @pytest.mark.slow
 def test_it_asks_a_real_server_and_says_what_sharing_saved(capfd, files, checkpoint_of):
     sizes = ["--problems", "2", "--samples", "4", "--max-tokens", "8", "--num-pages", "256"]
+    sizes += ["--sharing", "always"]
     assert main(["demo", *files, *sizes, "--model", str(checkpoint_of("llama"))]) == 0
     captured = capfd.readouterr()
     assert captured.err == ""

@@ -69,7 +69,7 @@ def model(folder) -> PreTrainedModel:
     ).eval()
 
 
-@pytest.fixture(params=["on", "off"])
+@pytest.fixture(params=["always", "on", "off"])
 def llm(request, folder) -> LLM:
     return LLM(
         str(folder), dtype="float32", sharing=request.param, num_pages=256, page_size=4,

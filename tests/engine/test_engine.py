@@ -63,13 +63,20 @@ def test_sharing_on_and_off_draw_the_same_samples(checkpoint_of):
     params = SamplingParams(n=4, seed=3, max_tokens=20, ignore_eos=True)
     prompts = [PROMPT + ending for ending in ("x", "y", "z")]
     token_ids = {}
-    for sharing in ("on", "off"):
+    for sharing in ("on", "always", "off"):
         llm = LLM(str(checkpoint_of("qwen2")), sharing=sharing, num_pages=400, page_size=8)
         results = llm.generate(prompts, params)
         token_ids[sharing] = [sample.token_ids for r in results for sample in r.samples]
         read = llm.sharing()
-        assert (read.kv_tokens_read < read.kv_tokens_read_flat) == (sharing == "on")
-    assert token_ids["on"] == token_ids["off"]
+        assert (read.kv_tokens_read < read.kv_tokens_read_flat) == (sharing != "off")
+    assert token_ids["on"] == token_ids["always"] == token_ids["off"]
+
+
+@pytest.mark.parametrize(("prompt", "num_samples"), [(PROMPT, 1), (PROMPT[:64], 4), ("x", 16)])
+def test_attention_is_not_shared_where_it_cannot_pay(llm, prompt, num_samples):
+    llm.generate(prompt, SamplingParams(n=num_samples, max_tokens=8, ignore_eos=True))
+    read = llm.sharing()
+    assert read.kv_tokens_read == read.kv_tokens_read_flat
 
 
 def test_stop_strings_and_stop_ids_end_a_sample(llm):

@@ -33,7 +33,7 @@ class Traffic:
             token_budget=int(self.random.choice([7, 24, 200])),
             max_running=int(self.random.choice([2, 9, 64])),
             kept_logits=int(self.random.choice([1, 3, 32])),
-            sharing="off" if seed % 4 == 3 else "on",
+            sharing=("on", "always", "on", "off")[seed % 4],
         )
         self.scheduler = Scheduler(self.config, COST_MODELS[seed % 3])
         self.requests: dict[str, ScheduledRequest] = {}

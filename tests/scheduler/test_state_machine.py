@@ -30,7 +30,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         token_budget=st.sampled_from([1, 5, 40]),
         max_running=st.sampled_from([1, 4, 64]),
         kept_logits=st.sampled_from([1, 2, 32]),
-        sharing=st.sampled_from(["on", "on", "off"]),
+        sharing=st.sampled_from(["on", "always", "off"]),
         item_cost=st.sampled_from([0.0, 6.0]),
         max_item_tokens=st.sampled_from([None, 5]),
     )

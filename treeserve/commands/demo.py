@@ -20,6 +20,7 @@ from treeserve.contest.problem import (
     read_problems,
     render_example,
     render_question,
+    render_task,
 )
 from treeserve.contest.run_program import judge_many
 from treeserve.embedded import FEW_SHOT_FILE, PROBLEMS_FILE
@@ -212,7 +213,7 @@ def _show(solved: Sequence[_Solved], answers: _Answers, sharing: Sharing) -> Non
 
 def _show_problem(entry: _Solved) -> None:
     problem = entry.problem
-    print(f"\n== {problem.title} (difficulty {problem.difficulty})\n{problem.statement}")
+    print(f"\n== {problem.title} (difficulty {problem.difficulty})\n{render_task(problem)}", end="")
     if not entry.passing:
         print(f"-- none of {entry.num_samples} samples passes its {len(problem.cases)} cases")
         return

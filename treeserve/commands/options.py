@@ -72,7 +72,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--sharing",
         choices=get_args(SharingMode),
-        help="default: on; off is ordinary attention, every sample alone",
+        help="of attention; default: on, where it pays; always: wherever a token is shared; "
+        "off: ordinary attention, every sample alone",
     )
     add(
         "--no-sharing",

@@ -47,11 +47,16 @@ class Problem:
         return self.sample_cases + self.hidden_cases
 
 
-def render_question(problem: Problem) -> str:
-    """The problem and its first sample case as text, ending where the program begins."""
+def render_task(problem: Problem) -> str:
+    """The statement and the first sample case, which settles what the statement leaves open."""
     sample = problem.sample_cases[0]
     shown = f"Input:\n{sample.stdin.rstrip()}\nOutput:\n{sample.stdout.rstrip()}\n"
-    return f"Problem:\n{problem.statement}\n{shown}Program:\n"
+    return f"{problem.statement}\n{shown}"
+
+
+def render_question(problem: Problem) -> str:
+    """The problem as text, ending where the program begins."""
+    return f"Problem:\n{render_task(problem)}Program:\n"
 
 
 def render_answer(problem: Problem) -> str:
