@@ -63,7 +63,7 @@ def test_a_tree_says_what_sharing_saved(capsys, tmp_path, model):
     [ratio] = re.findall(r"\((\d+\.\d)x fewer\)", captured.err)
     assert float(ratio) > 2
     assert run("--tree", str(file), "--model", model, "--no-sharing") == 0
-    assert "nothing to share" in capsys.readouterr().err
+    assert "none shared" in capsys.readouterr().err
 
 
 def test_a_tree_out_of_range_names_file_and_place(capsys, tmp_path, model):

@@ -62,7 +62,7 @@ def test_a_summary_claims_no_more_than_it_knows():
     assert "KV" not in summary(USAGE, None)
     assert "KV" not in summary(USAGE, Sharing())
     assert summary(USAGE, Sharing(kv_tokens_read=100, kv_tokens_read_flat=104)).endswith(
-        "KV reads 100, nothing to share"
+        "KV reads 100, none shared"
     )
 
 

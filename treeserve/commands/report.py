@@ -134,7 +134,7 @@ def kv_summary(tokens_read: float, tokens_read_flat: float) -> str:
     """What attention read, against what it would have read with every sample alone."""
     ratio = tokens_read_flat / tokens_read
     if ratio < _LEAST_RATIO:
-        return f"KV reads {tokens_read:,.0f}, nothing to share"
+        return f"KV reads {tokens_read:,.0f}, none shared"
     return f"KV reads {tokens_read:,.0f} of {tokens_read_flat:,.0f} flat ({ratio:.1f}x fewer)"
 
 
