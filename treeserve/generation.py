@@ -1,6 +1,7 @@
 """Text in, streams of text out, over a running engine: what every door of the service calls."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from treeserve.engine import Engine, EngineEvent, RequestEnded
 from treeserve.loop import EngineLoop
@@ -110,14 +111,12 @@ class InPlaceLoop:
                 inbox.append(event)
 
 
+@dataclass(frozen=True, slots=True)
 class StoppedSample:
     """A stop string ended a sample that the engine still runs."""
 
-    __slots__ = ("request_id", "sample_index")
-
-    def __init__(self, request_id: str, sample_index: int) -> None:
-        self.request_id = request_id
-        self.sample_index = sample_index
+    request_id: str
+    sample_index: int
 
 
 class TextStreams:

@@ -1,6 +1,5 @@
 """The Python API: a model in this process, driven by whoever reads its results."""
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ from treeserve.types import (
     Sharing,
     TokenLogprob,
 )
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_PAGE_SIZE = 16
 DEFAULT_TOKEN_BUDGET = 1024

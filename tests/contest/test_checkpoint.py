@@ -104,6 +104,7 @@ def test_the_log_holds_the_rates() -> None:
     log = json.loads((MODEL_FOLDER / "training_log.json").read_text())
     held_out = log["rates"]["held_out"]
     assert held_out["problems"] >= 150
-    assert 0 < held_out["pass@1"] < held_out["pass@16"] <= 1
+    assert 0.3 <= held_out["pass@1"] <= 0.7
+    assert held_out["pass@16"] > 0.85
     assert log["training"]["minutes"] <= 45
     assert log["losses"][-1]["loss"] < log["losses"][0]["loss"]

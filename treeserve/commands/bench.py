@@ -10,7 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeserve.commands import bench_attention
-from treeserve.commands.options import add_engine_options, given_engine_options
+from treeserve.commands.options import (
+    add_engine_options,
+    given_engine_options,
+    reject_together,
+)
 from treeserve.errors import ConfigError, TreeserveError
 from treeserve.types import SamplingParams
 
@@ -74,6 +78,7 @@ class SharingResult:
 
 def run_sharing(args: argparse.Namespace) -> int:
     """Time both sides in turn and print the medians."""
+    reject_together(args, ["sharing"], "bench sharing", "it measures both sides")
     for name in ("prefix", "batch", "new_tokens", "rounds"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1")
