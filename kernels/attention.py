@@ -121,6 +121,7 @@ def attention_states(
         work.item_row_starts,
         work.item_slots,
         work.item_slot_starts,
+        work.item_slot_ends,
         work.item_start_positions,
         work.tile_items,
         work.tile_row_offsets,
@@ -173,6 +174,7 @@ def attention_states_kernel(
     p_item_row_starts: tl.tensor,
     p_item_slots: tl.tensor,
     p_item_slot_starts: tl.tensor,
+    p_item_slot_ends: tl.tensor,
     p_item_start_positions: tl.tensor,
     p_tile_items: tl.tensor,
     p_tile_row_offsets: tl.tensor,
@@ -229,7 +231,7 @@ def attention_states_kernel(
     # Only the tokens that some row of this program sees, counted from the item's first.
     start_position = tl.load(p_item_start_positions + i_item)
     first_slot = tl.load(p_item_slot_starts + i_item)
-    num_tokens = tl.load(p_item_slot_starts + i_item + 1) - first_slot
+    num_tokens = tl.load(p_item_slot_ends + i_item) - first_slot
     highest = tl.max(tl.where(m_pair, b_position, -1), axis=0)
     lowest = tl.min(tl.where(m_pair, b_position, 2147483647), axis=0)
     end = tl.minimum(num_tokens, highest + 1 - start_position)

@@ -40,10 +40,10 @@ def attention_states(
     o = torch.zeros(num_states, q.shape[1], q.shape[2], dtype=dtype, device=q.device)
     lse = torch.full((num_states, q.shape[1]), -torch.inf, dtype=dtype, device=q.device)
     row_starts = work.item_row_starts.tolist()
-    slot_starts = work.item_slot_starts.tolist()
+    slot_starts, slot_ends = work.item_slot_starts.tolist(), work.item_slot_ends.tolist()
     for i_item, start_position in enumerate(work.item_start_positions.tolist()):
         states = slice(row_starts[i_item], row_starts[i_item + 1])
-        slots = work.item_slots[slot_starts[i_item] : slot_starts[i_item + 1]].long()
+        slots = work.item_slots[slot_starts[i_item] : slot_ends[i_item]].long()
         if len(slots) == 0:
             continue
         rows = work.item_rows[states].long()

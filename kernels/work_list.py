@@ -9,7 +9,8 @@ from torch import Tensor
 class WorkList:
     """Every tensor is int32, contiguous, on the device of the queries.
 
-    Ragged lists are in CSR form. Each list means what `treeserve.scheduler.step.Plan` says;
+    Ragged lists are in CSR form, but for the items' slots, which have starts and ends. Each
+    list means what `treeserve.scheduler.step.Plan` says;
     kernels know nothing of it beyond what stands here.
     """
 
@@ -20,9 +21,12 @@ class WorkList:
     item_row_starts: Tensor
     """[num_items + 1]"""
     item_slots: Tensor
-    """[num_item_tokens] the KV slots of each item, in order of position"""
+    """[num_arena_slots] the KV slots of each item, in order of position; what lies between the
+    items is never read"""
     item_slot_starts: Tensor
-    """[num_items + 1]"""
+    """[num_items] where each item's slots start in `item_slots`"""
+    item_slot_ends: Tensor
+    """[num_items] where they end"""
     item_start_positions: Tensor
     """[num_items] position of the item's first token; the others follow one by one"""
     row_states: Tensor

@@ -1,151 +1,280 @@
-"""Admission: pages for prompts and tails, and the promise that an admitted sample can finish."""
+"""Admission: pages for prompts and tails, what is promised of them, and who gives them up."""
 
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 
 from treeserve.errors import InvalidRequest
+from treeserve.scheduler.awaiting import Awaiting
 from treeserve.scheduler.live import LiveRequest, LiveSample
-from treeserve.scheduler.path import Path
-from treeserve.scheduler.pool import PagePool
 from treeserve.scheduler.request import ScheduledRequest
-from treeserve.scheduler.segment import Segment
-from treeserve.scheduler.step import Int32Array
+from treeserve.scheduler.rows import DecodeRows
 from treeserve.scheduler.tail import Tail
-from treeserve.scheduler.tree import RadixTree
+from treeserve.scheduler.tree.path import Path
+from treeserve.scheduler.tree.pool import PagePool
+from treeserve.scheduler.tree.prefix import PUBLIC_NAMESPACE, Prefix
+from treeserve.scheduler.tree.radix_tree import RadixTree
+from treeserve.scheduler.tree.segment import Segment
 
 
 class Admission:
-    """Free and evictable pages together always cover what running tails may still ask for.
+    """Free and evictable pages together always cover what is promised to running tails.
 
-    A prompt's missing pages are taken when it is admitted, deduplicated: what the tree holds,
-    computed or pending, is pinned and costs nothing more. A tail's pages are reserved when its
-    sample starts and taken one by one.
+    A prompt's missing pages are taken when its first sample starts, deduplicated: what the tree
+    holds, computed or pending, is pinned and costs nothing more. A tail is promised a part of the
+    pages that it may need in the end, `reserve`, and takes pages one by one. With a reserve of 1
+    it can always go on; with less, the samples that started last give their memory up when there
+    is none left: what they have is committed to the tree, and they start again behind it.
+
+    Only running samples hold memory, so a sample that runs alone can have the whole pool.
     """
 
-    def __init__(self, pool: PagePool, tree: RadixTree, max_running: int) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        tree: RadixTree,
+        rows: DecodeRows,
+        awaiting: Awaiting,
+        *,
+        max_running: int,
+        reserve: float,
+    ) -> None:
         self._pool = pool
         self._tree = tree
+        self._rows = rows
+        self._awaiting = awaiting
         self._max_running = max_running
+        self._reserve = reserve
+        self._num_started = 0
+        self._num_unpromised = 0
         self.num_running = 0
         self.num_reserved_pages = 0
-        self.prompt_ends: dict[Segment, int] = {}
-        """How many admitted prompts end with this segment."""
+        self.num_preempted = 0
+        """Since the start."""
 
     @property
     def num_room_pages(self) -> int:
         """Pages that are promised to nobody."""
         return self._pool.num_free + self._tree.num_evictable_pages - self.num_reserved_pages
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody can start, however small."""
+        return self.num_running >= self._max_running
+
     def require_possible(self, request: ScheduledRequest) -> None:
         """Raises InvalidRequest where even an empty pool would not do."""
-        if request.num_samples < 1:
-            raise InvalidRequest("n", f"must be at least 1, got {request.num_samples}")
-        if request.max_tokens < 1:
-            raise InvalidRequest("max_tokens", f"must be at least 1, got {request.max_tokens}")
-        if request.prompt.dtype != np.int32 or request.prompt.ndim != 1:
-            raise ValueError("a prompt is an int32 array of one dimension")
-        if len(request.prompt) < 1:
-            raise InvalidRequest("prompt", "must have at least one token")
-        limit = f"the pool holds {self._pool.num_pages * self._pool.page_size} tokens"
-        left = self._pool.num_pages - self._pool.pages_for(len(request.prompt))
-        if left < 0:
-            raise InvalidRequest("prompt", f"has {len(request.prompt)} tokens, and {limit}")
-        if self._tail_pages(request) > left:
+        _require_sensible(request)
+        num_slots = self._pool.num_pages * self._pool.page_size
+        limit = f"the pool holds {num_slots} tokens in pages of {self._pool.page_size}"
+        length = len(request.prompt)
+        if self._pool.pages_for(length) > self._pool.num_pages:
+            raise InvalidRequest("prompt", f"has {length} tokens, and {limit}")
+        # One page more, since a sample that starts again leaves its tail's first page half empty.
+        num_pages = self._pool.pages_for(length + request.max_tokens - 1)
+        num_pages += 1 if request.max_tokens > 1 else 0
+        if num_pages > self._pool.num_pages:
             raise InvalidRequest(
                 "max_tokens",
-                f"{request.max_tokens} tokens after a prompt of {len(request.prompt)} do not fit: "
-                f"{limit} in pages of {self._pool.page_size}",
+                f"{request.max_tokens} tokens after a prompt of {length} do not fit: {limit}",
             )
 
-    def admit(self, request: LiveRequest) -> bool:
-        """Gives the request its path and starts its first sample; False when there is no room."""
-        if self.num_running >= self._max_running:
-            return False
-        namespace, prompt = request.request.namespace, request.request.prompt
-        matched = self._tree.match(namespace, prompt)
-        self._tree.pin(matched)
-        missing = prompt[matched.end_position :]
-        num_pages = self._pool.pages_for(len(missing)) + self._tail_pages(request.request)
-        if num_pages > self.num_room_pages:
-            self._tree.unpin(matched)
-            return False
-        num_computed = self._tree.count_computed(namespace, prompt)
-        request.num_known_tokens = min(request.num_known_tokens, num_computed)
-        leaf = self._append(matched, missing) if len(missing) else matched
-        request.path = Path(leaf)
-        self.prompt_ends[leaf] = self.prompt_ends.get(leaf, 0) + 1
-        self._start_sample(request)
-        return True
+    def start(self, request: LiveRequest) -> LiveSample | None:
+        """Starts the request's next sample, or starts a preempted one again; None: no room."""
+        if self.is_full:
+            return None
+        sample = self._next_sample(request)
+        num_left = request.request.max_tokens - len(sample.earlier)
+        promised = self._num_promised(num_left)
+        leaf = self._pin_leaf(sample, promised)
+        if leaf is None:
+            return None
+        self._num_started += 1
+        request.preempted.pop(sample.index, None)
+        if sample.index in request.unstarted:
+            request.unstarted.pop()
+        sample.leaf, sample.tail = leaf, Tail(leaf.end_position, num_left, promised)
+        request.running[sample.index] = sample
+        if not sample.earlier:
+            request.trunk = leaf
+        self.num_running += 1
+        self.num_reserved_pages += promised
+        self._num_unpromised += 0 if promised else 1
+        self._awaiting.join(sample)
+        return sample
 
-    def start_samples(self, request: LiveRequest) -> bool:
-        """Starts as many further samples as there is room for; whether that was all of them."""
-        num_pages = self._tail_pages(request.request)
-        while request.unstarted:
-            if self.num_running >= self._max_running or num_pages > self.num_room_pages:
-                return False
-            self._start_sample(request)
-        return True
+    def grow(self) -> list[LiveSample]:
+        """Gives a page to every row that needs one; returns who was preempted for that."""
+        preempted = []
+        while (needy := self._needy_rows())[1] > self.num_room_pages:
+            preempted.append(self._preempt_newest())
+        rows = needy[0]
+        pages = self._tree.allocate(len(rows))
+        assert pages is not None, "a promised page is not there"
+        for index, row in enumerate(rows):
+            tail = self._rows.samples[row].tail
+            if tail.num_outstanding_pages > 0:
+                self.num_reserved_pages -= 1
+                self._num_unpromised += 1 if tail.num_outstanding_pages == 1 else 0
+            tail.grow(pages[index : index + 1], self._pool)
+        self._rows.set_slots(rows, pages * np.int32(self._pool.page_size))
+        return preempted
 
-    def grow(self, tail: Tail) -> None:
-        """One more page, out of the tail's reservation."""
-        pages = self._tree.allocate(1)
-        assert pages is not None, "a reserved page is not there"
-        tail.grow(pages, self._pool)
-        self.num_reserved_pages -= 1
+    def branch(self, sample: LiveSample, num_drawn: int) -> None:
+        """Moves what the sample drew before the branch into the tree; copies and computes nothing.
+
+        A last token that has no slot yet stays with the sample, and so does everything while
+        another sample is computing the same tokens: branches then compute it for themselves.
+        """
+        tail = sample.tail
+        num_tokens = num_drawn - len(sample.earlier)
+        if num_tokens == tail.num_tokens and tail.needs_page:
+            num_tokens -= 1
+        if num_tokens <= 0:
+            return
+        leaf = self._tree.adopt(
+            sample.leaf,
+            np.array(tail.tokens[:num_tokens], dtype=np.int32),
+            tail.page_slots[:num_tokens],
+            tail.pages,
+            min(num_tokens, tail.num_computed),
+            sample.request.request.namespace,
+        )
+        self._tree.pin(leaf)
+        num_pending = 1 if num_tokens == tail.num_tokens else 0
+        if len(leaf) - leaf.num_computed > num_pending:
+            self._tree.unpin(leaf)
+            return
+        self._tree.unpin(sample.leaf)
+        sample.leaf = leaf
+        sample.earlier = sample.earlier + tail.tokens[:num_tokens]
+        tail.drop_first(num_tokens, self._pool)
+        if not tail.tokens:
+            self._rows.leave(sample)
+            self._awaiting.join(sample)
 
     def end_sample(self, sample: LiveSample) -> None:
         """The sample leaves; what it computed stays cached until it is evicted."""
-        tail = sample.tail
-        if tail.num_computed > 0:
-            leaf = sample.request.live_path.leaf
-            self._tree.extend(leaf, tail.computed_tokens(), tail.computed_slots(), tail.pages)
+        self._commit(sample)
         self.drop_sample(sample)
 
     def drop_sample(self, sample: LiveSample) -> None:
-        """The sample leaves, and nothing of it stays."""
-        self._pool.release(sample.tail.pages)
-        self.num_reserved_pages -= sample.tail.num_reserved_pages
+        """The sample leaves, and nothing of its tail stays."""
+        tail, request = sample.tail, sample.request
+        if sample.row is None:
+            self._awaiting.leave(sample)
+        else:
+            self._rows.leave(sample)
+        self._pool.release(tail.pages)
+        self._tree.unpin(sample.leaf)
+        self.num_reserved_pages -= tail.num_outstanding_pages
+        self._num_unpromised -= 0 if tail.num_outstanding_pages else 1
         self.num_running -= 1
-        del sample.request.running[sample.index]
+        del request.running[sample.index]
+        if not request.running:
+            request.trunk = None
 
-    def end_request(self, request: LiveRequest) -> None:
-        """Unpins the path of a request whose samples have all left."""
-        leaf = request.live_path.leaf
-        self.prompt_ends[leaf] -= 1
-        if self.prompt_ends[leaf] == 0:
-            del self.prompt_ends[leaf]
-        self._tree.unpin(leaf)
-
-    def check(self, admitted: Sequence[LiveRequest], num_reserved_pages: int) -> None:
-        """Raises AssertionError unless promises and pins are those of the admitted requests."""
-        assert num_reserved_pages == self.num_reserved_pages, "reserved pages are miscounted"
+    def check(self, requests: Sequence[LiveRequest]) -> None:
+        """Raises AssertionError unless promises and pins are those of the running samples."""
+        samples = [s for request in requests for s in request.running.values()]
+        assert len(samples) == self.num_running <= self._max_running, "running is miscounted"
+        assert len(self._rows) + len(self._awaiting) == len(samples), "a sample is nowhere"
+        outstanding = [s.tail.num_outstanding_pages for s in samples]
+        assert sum(outstanding) == self.num_reserved_pages, "reserved pages are miscounted"
+        assert outstanding.count(0) == self._num_unpromised, "unpromised tails are miscounted"
         assert self.num_room_pages >= 0, "more pages are promised than there are"
-        assert sum(len(r.running) for r in admitted) == self.num_running <= self._max_running
-        ends = Counter(request.live_path.leaf for request in admitted)
-        assert ends == self.prompt_ends, "prompt ends are miscounted"
         pins: Counter[Segment] = Counter()
-        for request in admitted:
-            request.live_path.check()
-            assert request.live_path.num_tokens == request.prompt_length, "a path lost its prompt"
-            pins.update(request.live_path.segments())
+        for sample in samples:
+            assert sample.leaf.end_position == sample.tail.start_position, "a tail left its leaf"
+            num_tokens = len(sample.earlier) + sample.tail.max_tokens
+            assert num_tokens == sample.request.request.max_tokens, "a sample lost tokens"
+            path = Path(sample.leaf)
+            path.check()
+            pins.update(path.segments())
         assert {s: s.pins for s in self._tree.segments() if s.pins} == pins, "a pin is lost"
 
-    def _append(self, matched: Segment, missing: Int32Array) -> Segment:
-        leaf = self._tree.insert_pending(matched, missing)
+    def _next_sample(self, request: LiveRequest) -> LiveSample:
+        if request.preempted:
+            return min(request.preempted.values(), key=lambda sample: sample.serial)
+        return LiveSample(request, request.unstarted[-1], self._num_started)
+
+    def _pin_leaf(self, sample: LiveSample, promised: int) -> Segment | None:
+        trunk = sample.request.trunk
+        if trunk is not None and not sample.earlier:
+            if not self._has_room(promised):
+                return None
+            self._tree.pin(trunk)
+            return trunk
+        prefix = sample.request.prefix_after(sample.earlier)
+        num_missing = len(prefix.tokens) - self._tree.locate(prefix).num_matched
+        if not self._has_room(promised + self._pool.pages_for(num_missing)):
+            return None
+        return self._pin_path(prefix, promised)
+
+    def _pin_path(self, prefix: Prefix, promised: int) -> Segment | None:
+        matched = self._tree.match(prefix)
+        self._tree.pin(matched)
+        if not self._has_room(promised + self._tree.num_missing_pages(matched, prefix)):
+            self._tree.unpin(matched)
+            return None
+        if matched.end_position == len(prefix.tokens):
+            return matched
+        leaf = self._tree.insert_pending(matched, prefix)
         assert leaf is not None, "room that was counted is not there"
         self._tree.pin(leaf)
         self._tree.unpin(matched)
         return leaf
 
-    def _start_sample(self, request: LiveRequest) -> None:
-        tail = Tail(request.prompt_length, self._tail_pages(request.request))
-        index = request.unstarted.pop()
-        request.running[index] = LiveSample(request, index, tail)
-        self.num_running += 1
-        self.num_reserved_pages += tail.max_pages
+    def _has_room(self, num_pages: int) -> bool:
+        """Leaves a page for every tail that grows without a promise, lest it is preempted soon."""
+        headroom = self._num_unpromised if self._reserve < 1 else 0
+        return num_pages + headroom <= self.num_room_pages
 
-    def _tail_pages(self, request: ScheduledRequest) -> int:
+    def _num_promised(self, num_left: int) -> int:
         """The last drawn token is never computed and needs no slot."""
-        return self._pool.pages_for(request.max_tokens - 1)
+        num_pages = self._pool.pages_for(num_left - 1)
+        return min(num_pages, max(1, ceil(self._reserve * num_pages)))
+
+    def _needy_rows(self) -> tuple[list[int], int]:
+        """Rows that need a page, and how many of them were not promised one."""
+        rows = self._rows.without_slot().tolist()
+        samples = self._rows.samples
+        return rows, sum(samples[row].tail.num_outstanding_pages == 0 for row in rows)
+
+    def _preempt_newest(self) -> LiveSample:
+        running = [*self._rows.samples, *self._awaiting.all()]
+        sample = min(running, key=lambda s: (s.request.priority, -s.serial))
+        request, drawn = sample.request, sample.drawn
+        self.end_sample(sample)
+        sample.earlier, sample.tail = drawn, Tail(0, 0, 0)
+        request.preempted[sample.index] = sample
+        self.num_preempted += 1
+        return sample
+
+    def _commit(self, sample: LiveSample) -> None:
+        tail = sample.tail
+        if tail.num_computed > 0:
+            self._tree.commit(
+                sample.leaf,
+                tail.computed_tokens(),
+                tail.computed_slots(),
+                tail.pages,
+                sample.request.request.namespace,
+            )
+
+
+def _require_sensible(request: ScheduledRequest) -> None:
+    if request.num_samples < 1:
+        raise InvalidRequest("n", f"must be at least 1, got {request.num_samples}")
+    if request.max_tokens < 1:
+        raise InvalidRequest("max_tokens", f"must be at least 1, got {request.max_tokens}")
+    if request.prompt.dtype != np.int32 or request.prompt.ndim != 1:
+        raise ValueError("a prompt is an int32 array of one dimension")
+    if len(request.prompt) < 1:
+        raise InvalidRequest("prompt", "must have at least one token")
+    if not 0 <= request.num_public_tokens <= len(request.prompt):
+        raise ValueError(f"{request.num_public_tokens} public tokens of {len(request.prompt)}")
+    if request.namespace == PUBLIC_NAMESPACE:
+        raise ValueError(f"the namespace {PUBLIC_NAMESPACE!r} is nobody's own")

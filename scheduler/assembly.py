@@ -7,15 +7,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from treeserve.scheduler.kept import KeptLogits
+from treeserve.scheduler.awaiting import Awaiting
 from treeserve.scheduler.live import LiveRequest, LiveSample
-from treeserve.scheduler.segment import Segment
-from treeserve.scheduler.step import NO_SLOT, Draw, Int32Array, Keep, Plan, Step
-from treeserve.scheduler.trie import Chunk
+from treeserve.scheduler.plan.trie import Chunk
+from treeserve.scheduler.rows import DecodeRows
+from treeserve.scheduler.step import NO_SLOT, Draws, Int32Array, Keep, Plan, SampleKey, Step
+from treeserve.scheduler.tree.kept import KeptLogits
+from treeserve.scheduler.tree.segment import Segment
 
-Planner: TypeAlias = Callable[[Sequence[Chunk], Int32Array], Plan]
-
-_EMPTY = np.zeros(0, dtype=np.int32)
+PlanStep: TypeAlias = Callable[[Sequence[LiveSample], Sequence[Chunk], Int32Array], Plan]
+"""(decoding samples, chunks of prompts, positions) -> plan"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,111 +34,97 @@ class InFlight:
     """A step, and whom its results belong to."""
 
     step: Step
+    samples: tuple[LiveSample, ...]
+    """Those that decode: sample i has row i and draw i."""
+    num_decoding_by_tenant: Mapping[str, int]
     chunks: tuple[Chunk, ...]
-    decoded: tuple[LiveSample, ...]
     claims: tuple[Claim, ...]
-    recomputed: tuple[LiveRequest, ...]
-    drawing: tuple[LiveSample, ...]
-    """One for each of the step's draws."""
+    recomputed: tuple[tuple[LiveRequest, int], ...]
+    """(request, position) of tokens that are computed once more, for their logits alone."""
+    first_drawing: tuple[LiveSample, ...]
+    """Those that draw after their leaf, in the order of the remaining draws."""
     kept: tuple[Segment, ...]
     """Segments whose logits this step keeps."""
     plan_seconds: float
 
     def request_ids(self) -> list[str]:
         """Requests with rows or draws in the step, in order and once each."""
-        owners = [s.request for s in self.decoded]
+        owners = [sample.request for sample in self.samples]
         owners += [claim.request for claim in self.claims]
-        owners += [*self.recomputed, *(s.request for s in self.drawing)]
+        owners += [request for request, _ in self.recomputed]
+        owners += [sample.request for sample in self.first_drawing]
         return list(dict.fromkeys(request.request_id for request in owners))
 
 
 class Assembly:
-    """Grows row by row: decoding samples first, then prompts in the order of admission.
+    """Grows row by row: decoding samples first, then prompts in the order in which they are added.
 
     Tokens that this step computes count as present for whoever comes later in the same step, since
     every layer writes all K and V before any row attends.
     """
 
-    def __init__(self, token_budget: int, prompt_ends: Mapping[Segment, int]) -> None:
-        self._token_budget = token_budget
-        self._prompt_ends = prompt_ends
-        self._num_rows = 0
-        self._tokens: list[Int32Array] = []
-        self._positions: list[Int32Array] = []
-        self._slots: list[Int32Array] = []
+    def __init__(self, token_budget: int, rows: DecodeRows, awaiting: Awaiting) -> None:
+        self._num_decoding = len(rows)
+        self._num_left = token_budget - len(rows)
+        self._rows = rows
+        self._awaiting = awaiting
+        self._tokens = [rows.token_ids]
+        self._positions = [rows.positions]
+        self._slots = [rows.slots]
         self._chunks: list[Chunk] = []
-        self._decoded: list[LiveSample] = []
         self._claims: list[Claim] = []
-        self._recomputed: list[LiveRequest] = []
+        self._recomputed: list[tuple[LiveRequest, int]] = []
         self._claimed: dict[Segment, int] = {}
-        self._logits_rows: list[int] = []
+        self._prompt_logits_rows: list[int] = []
         self._logits_at: dict[Segment, int] = {}
+        self._num_rows = len(rows)
 
-    def add_decode_rows(self, samples: Sequence[LiveSample]) -> None:
-        """One row each, for the last drawn token, whose slot the tail has already."""
-        paths: dict[LiveRequest, tuple[Segment, ...]] = {}
-        for row, sample in enumerate(samples):
-            if sample.request not in paths:
-                paths[sample.request] = sample.request.live_path.segments()
-            tail = sample.tail
-            path = paths[sample.request]
-            self._chunks.append(Chunk(path, tail.slots, row, 1, tail.position + 1))
-        self._tokens.append(np.array([s.tail.tokens[-1] for s in samples], dtype=np.int32))
-        self._positions.append(np.array([s.tail.position for s in samples], dtype=np.int32))
-        self._slots.append(np.array([s.tail.slots[-1] for s in samples], dtype=np.int32))
-        self._logits_rows.extend(range(len(samples)))
-        self._decoded.extend(samples)
-        self._num_rows = len(samples)
+    @property
+    def is_full(self) -> bool:
+        return self._num_left <= 0
 
-    def add_prompt_rows(self, request: LiveRequest) -> None:
-        """Computes what the prompt still misses, as far as the budget goes."""
-        leaf = request.live_path.leaf
+    def add_prompt_rows(self, leaf: Segment) -> None:
+        """Computes what the path of an awaited leaf still misses, as far as the budget goes."""
+        if self.is_full:
+            return
         if not self._is_present(leaf):
-            self._claim_pending(request)
-        elif self._needs_logits(request) and self._num_left > 0:
-            self._recompute_last(request)
+            self._claim_pending(leaf)
+        elif leaf not in self._logits_at and leaf.kept_index is None:
+            self._recompute_last(leaf)
 
-    def build(
-        self, number: int, requests: Sequence[LiveRequest], kept: KeptLogits, planner: Planner
-    ) -> InFlight | None:
+    def build(self, number: int, kept: KeptLogits, plan_step: PlanStep) -> InFlight | None:
         """Lets every sample draw that can; None when there is nothing to do at all."""
         locked: set[int] = set()
-        sources = [(sample, row) for row, sample in enumerate(self._decoded)]
-        for request in requests:
-            sources += self._first_sources(request, kept, locked)
-        draws = tuple(_draw(sample, source) for sample, source in sources)
-        if not self._num_rows and not draws:
+        first_drawing, first_sources = self._first_sources(kept, locked)
+        if not self._num_rows and not first_drawing:
             return None
         keeps, kept_segments = self._keep(kept, locked)
-        positions = _join(self._positions)
+        positions = np.concatenate(self._positions)
         started = perf_counter()
-        plan = planner(self._chunks, positions)
+        plan = plan_step(self._rows.samples, self._chunks, positions)
         plan_seconds = perf_counter() - started
         step = Step(
             number=number,
-            token_ids=_join(self._tokens),
+            token_ids=np.concatenate(self._tokens),
             positions=positions,
-            write_slots=_join(self._slots),
-            logits_rows=np.array(self._logits_rows, dtype=np.int32),
+            write_slots=np.concatenate(self._slots),
+            logits_rows=self._with_decode_rows(self._prompt_logits_rows),
             keeps=keeps,
-            draws=draws,
+            draws=self._draws(first_drawing, first_sources),
             plan=plan,
-            num_prompt_rows=self._num_rows - len(self._decoded),
+            num_prompt_rows=self._num_rows - self._num_decoding,
         )
         return InFlight(
             step=step,
+            samples=tuple(self._rows.samples),
+            num_decoding_by_tenant=dict(self._rows.num_by_tenant),
             chunks=tuple(self._chunks),
-            decoded=tuple(self._decoded),
             claims=tuple(self._claims),
             recomputed=tuple(self._recomputed),
-            drawing=tuple(sample for sample, _ in sources),
+            first_drawing=tuple(first_drawing),
             kept=kept_segments,
             plan_seconds=plan_seconds,
         )
-
-    @property
-    def _num_left(self) -> int:
-        return self._token_budget - self._num_rows
 
     def _is_present(self, segment: Segment) -> bool:
         return self._num_present(segment) == len(segment)
@@ -145,16 +132,10 @@ class Assembly:
     def _num_present(self, segment: Segment) -> int:
         return self._claimed.get(segment, segment.num_computed)
 
-    def _needs_logits(self, request: LiveRequest) -> bool:
-        leaf = request.live_path.leaf
-        if leaf in self._logits_at or leaf.kept_index is not None:
-            return False
-        return any(not sample.has_drawn for sample in request.running.values())
-
-    def _claim_pending(self, request: LiveRequest) -> None:
-        path = request.live_path.segments()
+    def _claim_pending(self, leaf: Segment) -> None:
+        request = self._awaiting.first_request(leaf)
         first_row, end_position = self._num_rows, 0
-        for segment in path:
+        for segment in _pending_path(leaf):
             start = self._num_present(segment)
             end = min(len(segment), start + self._num_left)
             if start == end:
@@ -167,18 +148,18 @@ class Assembly:
                 segment.start_position + start,
                 segment.slots[start:end],
             )
-            if end == len(segment) and segment in self._prompt_ends:
+            if end == len(segment) and segment in self._awaiting:
                 self._add_logits(segment)
         if self._num_rows > first_row:
-            self._add_chunk(path, first_row, end_position)
+            self._add_chunk(leaf, first_row, end_position)
 
-    def _recompute_last(self, request: LiveRequest) -> None:
-        path, end_position = request.live_path.segments(), request.prompt_length
+    def _recompute_last(self, leaf: Segment) -> None:
         slots = np.array([NO_SLOT], dtype=np.int32)
-        self._add_rows(request.request.prompt[-1:], end_position - 1, slots)
-        self._add_chunk(path, self._num_rows - 1, end_position)
-        self._add_logits(request.live_path.leaf)
-        self._recomputed.append(request)
+        self._add_rows(leaf.tokens[-1:], leaf.end_position - 1, slots)
+        self._add_chunk(leaf, self._num_rows - 1, leaf.end_position)
+        self._add_logits(leaf)
+        request = self._awaiting.first_request(leaf)
+        self._recomputed.append((request, leaf.end_position - 1))
 
     def _add_rows(self, tokens: Int32Array, start_position: int, slots: Int32Array) -> None:
         end_position = start_position + len(tokens)
@@ -186,31 +167,52 @@ class Assembly:
         self._positions.append(np.arange(start_position, end_position, dtype=np.int32))
         self._slots.append(slots)
         self._num_rows += len(tokens)
+        self._num_left -= len(tokens)
 
-    def _add_chunk(self, path: tuple[Segment, ...], first_row: int, end_position: int) -> None:
-        path = tuple(s for s in path if s.start_position < end_position)
+    def _add_chunk(self, leaf: Segment, first_row: int, end_position: int) -> None:
         num_rows = self._num_rows - first_row
-        self._chunks.append(Chunk(path, _EMPTY, first_row, num_rows, end_position))
+        self._chunks.append(Chunk(leaf, first_row, num_rows, end_position))
 
     def _add_logits(self, segment: Segment) -> None:
-        self._logits_at[segment] = len(self._logits_rows)
-        self._logits_rows.append(self._num_rows - 1)
+        self._logits_at[segment] = self._num_decoding + len(self._prompt_logits_rows)
+        self._prompt_logits_rows.append(self._num_rows - 1)
 
     def _first_sources(
-        self, request: LiveRequest, kept: KeptLogits, locked: set[int]
-    ) -> list[tuple[LiveSample, int]]:
-        samples = [sample for sample in request.running.values() if not sample.has_drawn]
-        leaf = request.live_path.leaf
-        if not samples:
-            return []
-        if leaf in self._logits_at:
-            source = self._logits_at[leaf]
-        elif leaf.kept_index is not None:
-            source = len(self._logits_rows) + kept.use(leaf)
-            locked.add(leaf.kept_index)
-        else:
-            return []
-        return [(sample, source) for sample in samples]
+        self, kept: KeptLogits, locked: set[int]
+    ) -> tuple[list[LiveSample], list[int]]:
+        num_logits = self._num_decoding + len(self._prompt_logits_rows)
+        drawing: list[LiveSample] = []
+        sources: list[int] = []
+        for leaf in self._awaiting.leaves():
+            if leaf in self._logits_at:
+                source = self._logits_at[leaf]
+            elif leaf.kept_index is not None:
+                source = num_logits + kept.use(leaf)
+                locked.add(leaf.kept_index)
+            else:
+                continue
+            samples = self._awaiting.samples(leaf)
+            drawing += samples
+            sources += [source] * len(samples)
+        return drawing, sources
+
+    def _draws(self, first_drawing: list[LiveSample], first_sources: list[int]) -> Draws:
+        keys: tuple[SampleKey, ...] = self._rows.keys
+        if first_drawing:
+            keys += tuple(sample.key for sample in first_drawing)
+        first_positions = [sample.leaf.end_position for sample in first_drawing]
+        return Draws(
+            samples=keys,
+            positions=np.concatenate(
+                [self._rows.positions + np.int32(1), np.array(first_positions, dtype=np.int32)]
+            ),
+            sources=self._with_decode_rows(first_sources),
+        )
+
+    def _with_decode_rows(self, others: list[int]) -> Int32Array:
+        """Every decoding sample's row reaches the output head and is drawn from."""
+        decoding = np.arange(self._num_decoding, dtype=np.int32)
+        return np.concatenate([decoding, np.array(others, dtype=np.int32)])
 
     def _keep(
         self, kept: KeptLogits, locked: set[int]
@@ -226,9 +228,11 @@ class Assembly:
         return tuple(keeps), tuple(segments)
 
 
-def _draw(sample: LiveSample, source: int) -> Draw:
-    return Draw(sample.request.request_id, sample.index, sample.tail.position + 1, source)
-
-
-def _join(parts: list[Int32Array]) -> Int32Array:
-    return np.concatenate([_EMPTY, *parts])
+def _pending_path(leaf: Segment) -> list[Segment]:
+    """The segments from the first pending one down to the leaf."""
+    path = []
+    segment: Segment | None = leaf
+    while segment is not None and segment.is_pending:
+        path.append(segment)
+        segment = segment.parent
+    return path[::-1]

@@ -2,56 +2,112 @@
 
 from dataclasses import dataclass, field
 
-from treeserve.scheduler.path import Path
+import numpy as np
+
+from treeserve.scheduler.finished import FinishedSample
 from treeserve.scheduler.request import PromptUsage, ScheduledRequest
+from treeserve.scheduler.step import SampleKey
 from treeserve.scheduler.tail import Tail
+from treeserve.scheduler.tree.prefix import Prefix
+from treeserve.scheduler.tree.segment import Segment
 
 
 class LiveSample:
-    """One sample that holds a reservation: its tail, and its index among the request's n."""
+    """One sample that has been started; it holds memory unless it is preempted.
 
-    __slots__ = ("index", "request", "tail")
+    Its context is the leaf's path and then the tail. While the tail is empty it waits for the
+    logits after the leaf; otherwise it has a row in every step.
+    """
 
-    def __init__(self, request: "LiveRequest", index: int, tail: Tail) -> None:
+    __slots__ = (
+        "earlier",
+        "index",
+        "key",
+        "leaf",
+        "request",
+        "row",
+        "serial",
+        "stop_token_ids",
+        "tail",
+    )
+
+    def __init__(self, request: "LiveRequest", index: int, serial: int) -> None:
         self.request = request
         self.index = index
-        self.tail = tail
+        self.key = SampleKey(request.request_id, index)
+        self.stop_token_ids = request.request.stop_token_ids
+        self.serial = serial
+        """Samples with lower ones were started before."""
+        self.earlier: list[int] = []
+        """What it drew before its leaf ended."""
+        self.leaf: Segment
+        """Pinned, unless the sample is preempted."""
+        self.tail: Tail
+        self.row: int | None = None
 
     @property
-    def has_drawn(self) -> bool:
-        return bool(self.tail.tokens)
+    def drawn(self) -> list[int]:
+        """Every token that it drew, first to last."""
+        return self.earlier + self.tail.tokens
 
-    def finish_reason(self) -> str | None:
-        """After the last drawn token: "stop", "length", or None while it goes on."""
-        if self.tail.tokens[-1] in self.request.request.stop_token_ids:
+    def append(self, token_id: int) -> str | None:
+        """Draws a token: why the sample ends with it, "stop" or "length", or None."""
+        tail = self.tail
+        tokens = tail.tokens
+        tokens.append(token_id)
+        if token_id in self.stop_token_ids:
             return "stop"
-        if len(self.tail.tokens) >= self.request.request.max_tokens:
-            return "length"
-        return None
+        return "length" if len(tokens) == tail.max_tokens else None
 
 
 @dataclass(slots=True, eq=False)
 class LiveRequest:
-    """Waits until it has a path; then every sample is unstarted, running or gone."""
+    """Every sample is unstarted, running, preempted or gone; only running ones hold memory."""
 
     request: ScheduledRequest
+    arrived_at: float
     num_known_tokens: int
     """Of the prompt, computed when the request came."""
-    unstarted: list[int] = field(default_factory=list)
+    prefix: Prefix = field(init=False)
+    unstarted: list[int] = field(init=False)
     """Sample indices, last to start first."""
     running: dict[int, LiveSample] = field(default_factory=dict)
-    path: Path | None = None
+    preempted: dict[int, LiveSample] = field(default_factory=dict)
+    trunk: Segment | None = None
+    """Where the prompt ends, while one of the running samples keeps it pinned."""
+    turn: int | None = None
+    """Requests with lower ones were admitted before; None while it waits."""
     num_computed_tokens: int = 0
     """Of the prompt, computed by this request."""
-    has_computed_last: bool = False
-    """Whether the prompt's last token is one of them, if only again, for its logits."""
+    num_recomputed_tokens: int = 0
+    num_settled_tokens: int = 0
+    """Of the prompt, those whose origin is known: what is computed of them is computed again."""
 
     def __post_init__(self) -> None:
-        self.unstarted.extend(reversed(range(self.request.num_samples)))
+        request = self.request
+        self.unstarted = list(reversed(range(request.num_samples)))
+        self.prefix = Prefix(request.prompt, request.namespace, request.num_public_tokens)
 
     @property
     def request_id(self) -> str:
         return self.request.request_id
+
+    @property
+    def tenant(self) -> str:
+        return self.request.tenant
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def deadline(self) -> float | None:
+        return self.request.deadline
+
+    @property
+    def num_output_tokens(self) -> int:
+        """That all its samples together may draw."""
+        return self.request.num_samples * self.request.max_tokens
 
     @property
     def prompt_length(self) -> int:
@@ -59,22 +115,38 @@ class LiveRequest:
 
     @property
     def is_done(self) -> bool:
-        return not self.unstarted and not self.running
+        return not (self.unstarted or self.running or self.preempted)
 
     @property
-    def live_path(self) -> Path:
-        assert self.path is not None, f"{self.request_id} is not admitted"
-        return self.path
+    def is_startable(self) -> bool:
+        """Whether a sample of it waits for memory."""
+        return bool(self.unstarted or self.preempted)
 
-    def count_computed(self, num_tokens: int, end_position: int) -> None:
-        """This request computed prompt tokens, the last of them before `end_position`."""
-        self.num_computed_tokens += num_tokens
-        self.has_computed_last |= end_position == self.prompt_length
+    def prefix_after(self, drawn: list[int]) -> Prefix:
+        """The prompt and tokens drawn after it."""
+        if not drawn:
+            return self.prefix
+        tokens = np.concatenate([self.request.prompt, np.array(drawn, dtype=np.int32)])
+        return Prefix(tokens, self.request.namespace, self.request.num_public_tokens)
 
-    def count_recomputed(self) -> None:
-        """This request computed the prompt's last token for its logits alone."""
-        if not self.has_computed_last:
-            self.count_computed(1, self.prompt_length)
+    def count_computed(self, start: int, end: int) -> None:
+        """This request computed the tokens at positions `[start, end)`."""
+        first_new = min(max(start, self.num_settled_tokens), self.prompt_length)
+        num_new = max(0, min(end, self.prompt_length) - first_new)
+        self.num_computed_tokens += num_new
+        self.num_recomputed_tokens += end - start - num_new
+        self.num_settled_tokens = max(self.num_settled_tokens, min(end, self.prompt_length))
+
+    def settle(self) -> None:
+        """A first token was drawn: the whole prompt was there."""
+        self.num_settled_tokens = self.prompt_length
+
+    def snapshot(self, sample_index: int) -> FinishedSample | None:
+        """What a sample that has not ended drew so far; None of one that has."""
+        sample = self.running.get(sample_index) or self.preempted.get(sample_index)
+        if sample is not None:
+            return FinishedSample(self.request, tuple(sample.drawn))
+        return FinishedSample(self.request, ()) if sample_index in self.unstarted else None
 
     def usage(self) -> PromptUsage:
         computed = self.num_computed_tokens
@@ -84,4 +156,5 @@ class LiveRequest:
             cached_tokens=cached,
             shared_tokens=self.prompt_length - cached - computed,
             computed_tokens=computed,
+            recomputed_tokens=self.num_recomputed_tokens,
         )

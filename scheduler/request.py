@@ -19,6 +19,34 @@ class ScheduledRequest:
     """A sample ends with reason "stop" when it draws one of these, which it keeps."""
     namespace: str = ""
     """Requests share only within a namespace."""
+    num_public_tokens: int = 0
+    """The prompt's first tokens that every namespace may share, because their owner says so."""
+    tenant: str = ""
+    """Whom the work is charged to; under load tenants get shares by their weights."""
+    priority: int = 0
+    """Higher goes sooner."""
+    deadline: float | None = None
+    """On the scheduler's clock, in seconds; what is not finished by then is ended."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScheduledFork:
+    """A request whose prompt is another sample's prompt and the first tokens that it drew.
+
+    The other sample is alive, or ended not long ago.
+    """
+
+    request_id: str
+    parent_request_id: str
+    parent_sample_index: int
+    num_tokens: int
+    """Tokens that the parent drew before the branch; 0 branches at the end of its prompt."""
+    num_samples: int
+    max_tokens: int
+    """Of each branch, after the branching point."""
+    stop_token_ids: frozenset[int] = frozenset()
+    priority: int = 0
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +60,17 @@ class PromptUsage:
     """Computed by another request while this one was in flight."""
     computed_tokens: int
     """Computed by this request."""
+    recomputed_tokens: int = 0
+    """Computed once more, prompt or drawn, since samples had to give up their memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class SampleUpdate:
-    """One drawn token, folded back."""
+class Finished:
+    """A sample drew its last token."""
 
     request_id: str
     sample_index: int
-    token_id: int
-    finish_reason: str | None
-    """None while the sample goes on, else "stop" or "length"."""
+    draw_index: int
+    """Of that token, among the step's draws."""
+    reason: str
+    """ "stop" or "length"."""

@@ -1,70 +1,91 @@
 """The scheduler: requests in, steps out, drawn tokens folded back."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
 
+import numpy as np
+
 from treeserve.config import SchedulerConfig
+from treeserve.errors import InvalidRequest
 from treeserve.scheduler.admission import Admission
-from treeserve.scheduler.assembly import Assembly, InFlight, Planner
-from treeserve.scheduler.cost import CostModel
-from treeserve.scheduler.kept import KeptLogits
-from treeserve.scheduler.live import LiveRequest
-from treeserve.scheduler.plan import check_plan, plan_flat, plan_shared
-from treeserve.scheduler.policy import Policy, WaitingQueue, first_come
-from treeserve.scheduler.pool import PagePool
-from treeserve.scheduler.request import PromptUsage, SampleUpdate, ScheduledRequest
-from treeserve.scheduler.step import Step
-from treeserve.scheduler.tree import RadixTree
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerCounts:
-    """The scheduler in numbers, between two steps."""
-
-    running_samples: int
-    waiting_requests: int
-    used_pages: int
-    """Held by anything, the cache among it."""
-    cached_pages: int
-    """Of those, the ones that only the tree holds and that can be evicted."""
-    total_pages: int
-    evicted_tokens: int
-    """Since the start."""
-    plan_seconds: float
-    """Of the last step."""
-    schedule_seconds: float
-    """Of the last step, the plan among it."""
+from treeserve.scheduler.assembly import Assembly, InFlight
+from treeserve.scheduler.awaiting import Awaiting
+from treeserve.scheduler.counts import SchedulerCounts, Tally
+from treeserve.scheduler.deadlines import Deadlines
+from treeserve.scheduler.finished import FinishedSample, FinishedSamples, fork_request
+from treeserve.scheduler.lineup import Lineup
+from treeserve.scheduler.live import LiveRequest, LiveSample
+from treeserve.scheduler.pace import Pace
+from treeserve.scheduler.plan.check import check_plan
+from treeserve.scheduler.plan.cost import CostModel
+from treeserve.scheduler.plan.planner import Planner
+from treeserve.scheduler.plan.snapshot import PlanSnapshot
+from treeserve.scheduler.queue.waiting_queue import WaitingQueue
+from treeserve.scheduler.request import Finished, PromptUsage, ScheduledFork, ScheduledRequest
+from treeserve.scheduler.rows import DecodeRows
+from treeserve.scheduler.step import Int32Array, SampleKey, Step
+from treeserve.scheduler.tree.kept import KeptLogits
+from treeserve.scheduler.tree.pool import PagePool
+from treeserve.scheduler.tree.prefix import Prefix
+from treeserve.scheduler.tree.radix_tree import RadixTree
+from treeserve.scheduler.tree.retention import RetainedPrefix
+from treeserve.scheduler.tree.snapshot import TreeSnapshot
 
 
 class Scheduler:
     """Turns requests into steps, one at a time: `schedule`, run it, then `complete` or `fail`.
 
     A request may be added at any time; everything else happens between two steps.
+
+    Args:
+        config: Pool, budgets and policy.
+        cost_model: Decides where attention shares; None: safe defaults.
+        clock: Seconds, for waits, deadlines and retention.
     """
 
     def __init__(
         self,
         config: SchedulerConfig,
         cost_model: CostModel | None = None,
-        policy: Policy = first_come,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._clock = clock
+        num_slots = config.num_pages * config.page_size
         self._pool = PagePool(config.num_pages, config.page_size)
         self._kept = KeptLogits(config.kept_logits)
-        self._tree = RadixTree(self._pool, self._kept)
+        self._tree = RadixTree(
+            self._pool,
+            self._kept,
+            clock=clock,
+            retention_budget_tokens=int(config.retained_fraction * num_slots),
+        )
         max_running = min(config.max_running, config.token_budget)
-        self._admission = Admission(self._pool, self._tree, max_running)
-        self._queue = WaitingQueue(policy)
-        self._planner = _choose_planner(config, cost_model or CostModel())
+        self._rows = DecodeRows(max_running, config.page_size)
+        self._awaiting = Awaiting()
+        self._admission = Admission(
+            self._pool,
+            self._tree,
+            self._rows,
+            self._awaiting,
+            max_running=max_running,
+            reserve=config.reserve,
+        )
+        self._queue = WaitingQueue(config.policy, self._tree, config.tenant_weights)
+        self._lineup = Lineup(self._tree, self._admission, self._queue)
+        self._planner = Planner(cost_model or CostModel(), config.sharing)
+        self._pace = Pace()
         self._live: dict[str, LiveRequest] = {}
-        self._admitted: dict[str, LiveRequest] = {}
+        self._deadlines = Deadlines()
+        self._expired: list[str] = []
+        self._finished = FinishedSamples(num_slots)
         self._finished_usage: dict[str, PromptUsage] = {}
         self._in_flight: InFlight | None = None
+        self._dispatched_at = 0.0
         self._num_steps = 0
-        self._plan_seconds = 0.0
-        self._schedule_seconds = 0.0
+        self._tally = Tally()
 
     def add(self, request: ScheduledRequest) -> None:
         """Queues a request.
@@ -76,10 +97,35 @@ class Scheduler:
         if request.request_id in self._live:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._admission.require_possible(request)
-        num_known = self._tree.count_computed(request.namespace, request.prompt)
-        live = LiveRequest(request, num_known)
+        now = self._clock()
+        live = LiveRequest(request, now, num_known_tokens=0)
+        live.num_known_tokens = self._tree.locate(live.prefix).num_computed
         self._live[request.request_id] = live
-        self._queue.push(live)
+        self._deadlines.add(request.request_id, request.deadline)
+        self._lineup.push(live, now)
+
+    def fork(self, fork: ScheduledFork) -> None:
+        """Queues a request that goes on from one of another sample's tokens.
+
+        What comes before the branch is shared where it lies; for a living parent nothing of it is
+        computed again but the row of the last shared token, for its logits. Of a parent that ended,
+        what has been evicted since is computed once more.
+
+        Raises:
+            InvalidRequest: No such parent, it did not draw as many tokens, or as `add`.
+            ValueError: A request with this id is alive.
+        """
+        self._require_between_steps()
+        key = SampleKey(fork.parent_request_id, fork.parent_sample_index)
+        request = fork_request(fork, self._find_parent(key))
+        if request.request_id in self._live:
+            raise ValueError(f"request id {request.request_id!r} is in use")
+        self._admission.require_possible(request)
+        parent = self._live.get(key.request_id)
+        if parent is not None and key.sample_index in parent.running:
+            self._admission.branch(parent.running[key.sample_index], fork.num_tokens)
+        self.add(request)
+        self._tally.num_forked += 1
 
     def abort(self, request_id: str, sample_index: int | None = None) -> None:
         """Ends a request, or one of its samples, at once; unknown ids are ignored.
@@ -94,70 +140,104 @@ class Scheduler:
         for index in indices:
             if index in request.running:
                 self._admission.end_sample(request.running[index])
+            elif index in request.preempted:
+                del request.preempted[index]
             elif index in request.unstarted:
                 request.unstarted.remove(index)
-        self._end_if_done(request)
+        self._settle(request)
 
     def schedule(self) -> Step | None:
         """Decides the next step; None when there is nothing to do."""
         self._require_between_steps()
         started = perf_counter()
+        now = self._clock()
         self._finished_usage.clear()
-        self._admit()
-        requests = list(self._admitted.values())
-        assembly = Assembly(self._config.token_budget, self._admission.prompt_ends)
-        decoding = [s for r in requests for s in r.running.values() if s.has_drawn]
-        for sample in decoding:
-            if sample.tail.needs_page:
-                self._admission.grow(sample.tail)
-        assembly.add_decode_rows(decoding)
-        for request in requests:
-            assembly.add_prompt_rows(request)
-        self._in_flight = assembly.build(self._num_steps, requests, self._kept, self._planner)
+        self._tree.expire(now)
+        self._expire(now)
+        preempted = self._admission.grow()
+        self._lineup.put_back(preempted)
+        if not preempted or not self._admission.num_running:
+            self._lineup.start(self._config.token_budget - len(self._rows), now)
+        assembly = Assembly(self._config.token_budget, self._rows, self._awaiting)
+        for leaf in self._awaiting.leaves():
+            assembly.add_prompt_rows(leaf)
+        self._in_flight = assembly.build(self._num_steps, self._kept, self._planner.plan)
         if self._in_flight is None:
             return None
         self._num_steps += 1
-        self._plan_seconds = self._in_flight.plan_seconds
-        self._schedule_seconds = perf_counter() - started
+        self._dispatched_at = self._clock()
+        self._tally.plan_seconds = self._in_flight.plan_seconds
+        self._tally.schedule_seconds = perf_counter() - started
         return self._in_flight.step
 
-    def complete(self, step: Step, token_ids: Sequence[int]) -> list[SampleUpdate]:
+    def complete(self, step: Step, token_ids: Sequence[int] | Int32Array) -> list[Finished]:
         """Folds the drawn tokens back, one for each of `step.draws`, in their order.
 
         Samples that end leave at once, and with its last sample a request: its `usage` can still be
         asked until the next call of `schedule`.
+
+        Returns:
+            The samples that ended, in the order of their draws.
         """
-        in_flight = self._take_in_flight(step)
-        if len(token_ids) != len(step.draws):
-            raise ValueError(f"{len(step.draws)} draws, and {len(token_ids)} tokens for them")
-        self._mark_computed(in_flight)
-        updates = []
-        for sample, token_id in zip(in_flight.drawing, token_ids, strict=True):
-            sample.tail.tokens.append(int(token_id))
-            reason = sample.finish_reason()
+        started = perf_counter()
+        flight = self._take_in_flight(step)
+        tokens = np.asarray(token_ids, dtype=np.int32)
+        if len(tokens) != len(step.draws):
+            raise ValueError(f"{len(step.draws)} draws, and {len(tokens)} tokens for them")
+        self._observe_pace(step)
+        self._mark_computed(flight)
+        ended = self._append(flight, tokens)
+        self._charge(flight)
+        finished = []
+        for draw_index, sample, reason in ended:
             request = sample.request
-            updates.append(SampleUpdate(request.request_id, sample.index, int(token_id), reason))
-            if reason is not None:
-                self._admission.end_sample(sample)
-                self._end_if_done(request)
-        return updates
+            finished.append(Finished(request.request_id, sample.index, draw_index, reason))
+            drawn = tuple(sample.drawn)
+            self._finished.add(sample.key, FinishedSample(request.request, drawn))
+            self._admission.end_sample(sample)
+            self._settle(request)
+        self._tally.complete_seconds = perf_counter() - started
+        return finished
 
     def fail(self, step: Step) -> list[str]:
         """Ends the requests with rows or draws in a step that was not computed; returns their ids.
 
         Nothing that they drew is cached. Other requests go on.
         """
-        in_flight = self._take_in_flight(step)
-        for segment in in_flight.kept:
+        flight = self._take_in_flight(step)
+        for segment in flight.kept:
             self._kept.forget(segment)
-        request_ids = in_flight.request_ids()
+        request_ids = flight.request_ids()
         for request_id in request_ids:
             request = self._live[request_id]
             request.unstarted.clear()
+            request.preempted.clear()
             for sample in list(request.running.values()):
                 self._admission.drop_sample(sample)
-            self._end_if_done(request)
+            self._settle(request)
         return request_ids
+
+    def take_expired(self) -> list[str]:
+        """Requests that their deadlines ended since the last call."""
+        expired, self._expired = self._expired, []
+        return expired
+
+    def retain(self, prefix: Prefix, weight: float, ttl_seconds: float) -> RetainedPrefix:
+        """Favours a cached prefix over others of its kind when memory is needed: a bias, no lock.
+
+        Raises:
+            InvalidRequest: Over the retention budget.
+        """
+        self._require_between_steps()
+        return self._tree.retain(prefix, weight, ttl_seconds)
+
+    def release_retained(self, retained_id: int) -> None:
+        """Ends a retention before its time; unknown ids are ignored."""
+        self._require_between_steps()
+        self._tree.release_retained(retained_id)
+
+    def retained(self) -> tuple[RetainedPrefix, ...]:
+        return self._tree.retained()
 
     def usage(self, request_id: str) -> PromptUsage:
         """Where the prompt's tokens came from: final from the first draw on.
@@ -171,103 +251,141 @@ class Scheduler:
         return self._finished_usage[request_id] if request is None else request.usage()
 
     def clear_cache(self) -> int:
-        """Evicts everything that no live request needs; returns the number of tokens."""
+        """Evicts everything that no running sample needs; returns the number of tokens."""
         self._require_between_steps()
         return self._tree.clear()
+
+    def is_waiting(self, request_id: str) -> bool:
+        """Whether a request has not been admitted yet; False of unknown ones."""
+        return self._lineup.is_waiting(request_id)
 
     def has_work(self) -> bool:
         return bool(self._live)
 
+    def tree_snapshot(self) -> TreeSnapshot:
+        return self._tree.snapshot()
+
+    def plan_snapshot(self) -> PlanSnapshot:
+        """Of the last step."""
+        return self._planner.snapshot()
+
     def counts(self) -> SchedulerCounts:
         return SchedulerCounts(
             running_samples=self._admission.num_running,
-            waiting_requests=len(self._queue),
+            awaiting_samples=len(self._awaiting),
+            waiting_requests=self._lineup.num_waiting,
+            startable_requests=self._lineup.num_startable,
             used_pages=self._pool.num_pages - self._pool.num_free,
             cached_pages=self._tree.num_evictable_pages,
+            reserved_pages=self._admission.num_reserved_pages,
             total_pages=self._pool.num_pages,
+            retained_tokens=self._tree.num_retained_tokens,
             evicted_tokens=self._tree.num_evicted_tokens,
-            plan_seconds=self._plan_seconds,
-            schedule_seconds=self._schedule_seconds,
+            preempted_samples=self._admission.num_preempted,
+            tally=replace(self._tally),
         )
 
     def check(self) -> None:
         """Raises AssertionError on any imbalance. Slow: in proportion to all that is cached."""
-        samples = [s for r in self._admitted.values() for s in r.running.values()]
+        requests = list(self._live.values())
+        samples = [s for request in requests for s in request.running.values()]
         held = self._tree.held_counts()
         for sample in samples:
             held[sample.tail.pages] += 1
         self._pool.check(held)
         self._tree.check()
-        self._queue.check()
-        reserved = sum(sample.tail.num_reserved_pages for sample in samples)
-        self._admission.check(list(self._admitted.values()), reserved)
-        assert len(self._live) == len(self._admitted) + len(self._queue), "a request is lost"
-        assert not any(request.is_done for request in self._live.values()), "a request outlived"
+        self._lineup.check(requests)
+        self._admission.check(requests)
+        assert not any(request.is_done for request in requests), "a request outlived its samples"
         if self._in_flight is not None:
             flight = self._in_flight
-            check_plan(flight.step.plan, flight.chunks, flight.step.positions)
+            check_plan(flight.step.plan, flight.samples, flight.chunks, flight.step.positions)
             return
+        self._rows.check()
         for sample in samples:
             sample.tail.check(self._config.page_size)
         kept = [s for s in self._tree.segments() if s.kept_index is not None]
         assert not any(s.is_pending for s in kept), "kept logits of tokens that are not computed"
 
-    def _admit(self) -> None:
-        for request in self._admitted.values():
-            if not self._admission.start_samples(request):
-                return
-        while (first := self._queue.first()) is not None:
-            if not self._admission.admit(first) and not self._admit_into_empty_pool(first):
-                return
-            self._queue.remove(first.request_id)
-            self._admitted[first.request_id] = first
-            if not self._admission.start_samples(first):
-                return
+    def _find_parent(self, key: SampleKey) -> FinishedSample:
+        parent = self._live.get(key.request_id)
+        if parent is None:
+            finished = self._finished.get(key)
+        else:
+            finished = parent.snapshot(key.sample_index) or self._finished.get(key)
+        if finished is None:
+            raise InvalidRequest(
+                "parent",
+                f"sample {key.sample_index} of {key.request_id!r} is neither alive nor among those "
+                "that ended last",
+            )
+        return finished
 
-    def _admit_into_empty_pool(self, request: LiveRequest) -> bool:
-        # A cached prefix in many pieces can pin more pages than the prompt alone would take.
-        if self._admitted:
-            return False
-        self._tree.clear()
-        admitted = self._admission.admit(request)
-        assert admitted, f"{request.request_id} does not fit into an empty pool"
-        return True
+    def _expire(self, now: float) -> None:
+        for request_id in self._deadlines.passed(now):
+            self.abort(request_id)
+            self._expired.append(request_id)
+            self._tally.num_expired += 1
 
-    def _mark_computed(self, in_flight: InFlight) -> None:
-        for claim in in_flight.claims:
-            claim.segment.num_computed = claim.end
-            end_position = claim.segment.start_position + claim.end
-            claim.request.count_computed(claim.end - claim.start, end_position)
-        for request in in_flight.recomputed:
-            request.count_recomputed()
-        for sample in in_flight.decoded:
-            sample.tail.num_computed = len(sample.tail.tokens)
+    def _observe_pace(self, step: Step) -> None:
+        seconds = self._clock() - self._dispatched_at
+        num_read = step.plan.counts.tokens_read
+        self._tally.predicted_seconds = self._pace.predict(step.num_rows, num_read)
+        self._tally.step_seconds = seconds
+        self._pace.observe(step.num_rows, num_read, seconds)
+        self._queue.pace = self._pace.mean_seconds_per_token
 
-    def _end_if_done(self, request: LiveRequest) -> None:
+    def _mark_computed(self, flight: InFlight) -> None:
+        for claim in flight.claims:
+            segment = claim.segment
+            self._tree.mark_computed(segment, claim.end)
+            start, end = segment.start_position + claim.start, segment.start_position + claim.end
+            claim.request.count_computed(start, end)
+        for request, position in flight.recomputed:
+            request.count_computed(position, position + 1)
+
+    def _append(self, flight: InFlight, tokens: Int32Array) -> list[tuple[int, LiveSample, str]]:
+        """Every drawing sample gets its token; those that end with it: (draw index, who, why)."""
+        num_decoded = len(flight.samples)
+        ended = []
+        drawing = (*flight.samples, *flight.first_drawing)
+        for index, (sample, token) in enumerate(zip(drawing, tokens.tolist(), strict=True)):
+            reason = sample.append(token)
+            if reason is not None:
+                ended.append((index, sample, reason))
+        self._rows.advance(tokens[:num_decoded])
+        for sample in flight.first_drawing:
+            self._awaiting.leave(sample)
+            self._rows.join(sample)
+            sample.request.settle()
+        return ended
+
+    def _charge(self, flight: InFlight) -> None:
+        for claim in flight.claims:
+            self._queue.charge(claim.request.tenant, claim.end - claim.start)
+        for sample in flight.first_drawing:
+            self._queue.charge(sample.request.tenant, 1)
+        for tenant, num_drawn in flight.num_decoding_by_tenant.items():
+            self._queue.charge(tenant, num_drawn)
+
+    def _settle(self, request: LiveRequest) -> None:
+        """Takes a request out of the line-up, or out of everything, once it has nothing left."""
+        if not request.is_startable:
+            self._lineup.discard(request)
         if not request.is_done:
             return
-        self._finished_usage[request.request_id] = request.usage()
+        usage = request.usage()
+        self._finished_usage[request.request_id] = usage
+        self._tally.add_usage(usage)
+        self._deadlines.discard(request.request_id)
         del self._live[request.request_id]
-        if request.path is None:
-            self._queue.remove(request.request_id)
-            return
-        del self._admitted[request.request_id]
-        self._admission.end_request(request)
 
     def _take_in_flight(self, step: Step) -> InFlight:
-        in_flight, self._in_flight = self._in_flight, None
-        if in_flight is None or in_flight.step is not step:
+        flight, self._in_flight = self._in_flight, None
+        if flight is None or flight.step is not step:
             raise ValueError(f"step {step.number} is not in flight")
-        return in_flight
+        return flight
 
     def _require_between_steps(self) -> None:
         if self._in_flight is not None:
             raise RuntimeError(f"step {self._in_flight.step.number} is in flight")
-
-
-def _choose_planner(config: SchedulerConfig, cost_model: CostModel) -> Planner:
-    if config.sharing == "off":
-        return partial(plan_flat, cost_model=cost_model)
-    if config.sharing == "always":
-        cost_model = replace(cost_model, state_cost=0.0, item_cost=0.0)
-    return partial(plan_shared, cost_model=cost_model)

@@ -1,12 +1,14 @@
 """The step: what the scheduler decided for one forward pass, as plain data."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Int32Array: TypeAlias = NDArray[np.int32]
+Int64Array: TypeAlias = NDArray[np.int64]
+PlanOrigin: TypeAlias = Literal["rebuilt", "reused"]
 
 NO_SLOT = -1
 """The write slot of a row whose K and V are already stored: the row writes nothing."""
@@ -16,7 +18,9 @@ NO_SLOT = -1
 class Plan:
     """The step's work items and, for each row, which partial states belong to it.
 
-    Arrays are int32. Ragged lists are in CSR form: list i is `values[starts[i] : starts[i + 1]]`.
+    Arrays are int32. Ragged lists are in CSR form: list i is `values[starts[i] : starts[i + 1]]`;
+    but items' slots have starts and ends, with gaps between them that hold anything, and they are
+    good until the next plan is made.
 
     Work item i: its rows all attend to its KV, which is a run of tokens at consecutive positions
     (item token j sits at position `item_start_positions[i] + j`, in slot
@@ -33,9 +37,11 @@ class Plan:
     item_row_starts: Int32Array
     """[num_items + 1]"""
     item_slots: Int32Array
-    """[num_item_tokens]"""
+    """[num_arena_slots]"""
     item_slot_starts: Int32Array
-    """[num_items + 1]"""
+    """[num_items]"""
+    item_slot_ends: Int32Array
+    """[num_items]"""
     item_start_positions: Int32Array
     """[num_items]"""
     row_states: Int32Array
@@ -53,34 +59,63 @@ class Plan:
         return len(self.row_state_starts) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanCounts:
-    """What the plan did, in numbers."""
+    """What the plan did, in numbers. A prompt's rows in the step count as one sharer."""
 
-    num_shared_items: int
-    """Items whose rows belong to more than one sample or prompt."""
-    num_folded_segments: int
+    num_shared_items: int = 0
+    """Items whose rows belong to more than one sharer."""
+    num_private_items: int = 0
+    """The other items."""
+    num_cut_pieces: int = 0
+    """Items, of both kinds, beyond those there would be if none had been cut."""
+    num_folded_segments: int = 0
     """Shared segments that were read per sharer, since sharing them would not have paid."""
-    tokens_read: int
+    num_plain_rows: int = 0
+    """Rows that read all their tokens alone."""
+    tokens_read: int = 0
     """KV tokens that the items read."""
-    tokens_read_flat: int
+    tokens_read_flat: int = 0
     """KV tokens that ordinary attention, every sample alone, would have read."""
+    num_shared_rows: int = 0
+    """Rows of the shared items, added up."""
+    max_shared_rows: int = 0
+    """Rows of the shared item that has most."""
+    max_row_states: int = 0
+    """States of the row that has most: how deep the sharing goes."""
+    max_branches: int = 0
+    """Branches and sharers directly beneath the shared segment that has most."""
+    predicted_cost: float = 0.0
+    """By the cost model, in its unit."""
+    origin: PlanOrigin = "rebuilt"
+    """reused: the last plan, every tail one token longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One sample draws its next token.
+class SampleKey(NamedTuple):
+    """Names a sample."""
 
-    `source` is an index into the concatenation of the step's computed logits
+    request_id: str
+    sample_index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """Who draws a next token in a step, and from which logits: entry i of each is draw i.
+
+    A source is an index into the concatenation of the step's computed logits
     (`0 .. len(logits_rows) - 1`, in that order) and the kept-logits table
     (`len(logits_rows) + kept_index`).
     """
 
-    request_id: str
-    sample_index: int
-    position: int
-    """Position that the drawn token will have: the prompt's length for the first one."""
-    source: int
+    samples: tuple[SampleKey, ...]
+    positions: Int32Array
+    """[num_draws] the position that each drawn token will have: the prompt's length for the first.
+    """
+    sources: Int32Array
+    """[num_draws]"""
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +144,7 @@ class Step:
     logits_rows: Int32Array
     """[num_logits] ascending: the rows that reach the output head"""
     keeps: tuple[Keep, ...]
-    draws: tuple[Draw, ...]
+    draws: Draws
     plan: Plan
     num_prompt_rows: int
     """Rows that compute prompt tokens; the rest are one per decoding sample."""

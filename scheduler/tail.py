@@ -1,9 +1,9 @@
-"""The tail: what one sample has drawn after its prompt, and the slots of its own."""
+"""The tail: what one sample has drawn after its leaf, and the slots of its own."""
 
 import numpy as np
 
-from treeserve.scheduler.pool import PagePool
 from treeserve.scheduler.step import Int32Array
+from treeserve.scheduler.tree.pool import PagePool
 
 _EMPTY = np.zeros(0, dtype=np.int32)
 
@@ -11,54 +11,90 @@ _EMPTY = np.zeros(0, dtype=np.int32)
 class Tail:
     """Private and growing: token k sits at position `start_position + k`, in slot k.
 
-    KV is computed for all tokens but the last drawn one, which the next step computes. Pages are
-    fresh ones, at most `max_pages` of them, and shared with nobody.
+    KV is computed for all tokens but the last drawn one, which the next step computes. Nobody else
+    writes to its pages; after a fork its first page may also be held by the tree, which reads the
+    slots before the tail's first one.
     """
 
-    __slots__ = ("_slots", "max_pages", "num_computed", "pages", "start_position", "tokens")
+    __slots__ = (
+        "max_tokens",
+        "page_slots",
+        "pages",
+        "promised_pages",
+        "start_position",
+        "tokens",
+    )
 
-    def __init__(self, start_position: int, max_pages: int) -> None:
+    def __init__(self, start_position: int, max_tokens: int, promised_pages: int) -> None:
         self.start_position = start_position
-        self.max_pages = max_pages
+        self.max_tokens = max_tokens
+        """The sample ends when it holds so many."""
+        self.promised_pages = promised_pages
+        """Pages, those that it has among them, that are kept free for it."""
         self.tokens: list[int] = []
         self.pages = _EMPTY
-        self._slots = _EMPTY
-        self.num_computed = 0
+        self.page_slots = _EMPTY
+        """All slots of its pages, from the first token's on."""
 
     @property
-    def position(self) -> int:
-        """Of the last drawn token."""
-        return self.start_position + len(self.tokens) - 1
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
     @property
-    def num_reserved_pages(self) -> int:
-        """Pages that it may still ask for."""
-        return self.max_pages - len(self.pages)
+    def num_computed(self) -> int:
+        return max(0, len(self.tokens) - 1)
+
+    @property
+    def end_position(self) -> int:
+        """One after the last drawn token's."""
+        return self.start_position + len(self.tokens)
+
+    @property
+    def num_outstanding_pages(self) -> int:
+        """Promised and not yet asked for."""
+        return max(0, self.promised_pages - len(self.pages))
 
     @property
     def needs_page(self) -> bool:
         """Whether the last drawn token has no slot yet."""
-        return len(self.tokens) > len(self._slots)
+        return len(self.tokens) > len(self.page_slots)
 
     @property
     def slots(self) -> Int32Array:
-        """[num_tokens], for the tokens up to the last drawn one."""
-        return self._slots[: len(self.tokens)]
+        """[num_tokens], fewer by one while the last drawn token needs a page."""
+        return self.page_slots[: len(self.tokens)]
 
     def grow(self, pages: Int32Array, pool: PagePool) -> None:
         self.pages = np.concatenate([self.pages, pages])
-        self._slots = np.concatenate([self._slots, pool.slots(pages)])
+        self.page_slots = np.concatenate([self.page_slots, pool.slots(pages)])
+
+    def drop_first(self, num_tokens: int, pool: PagePool) -> None:
+        """The first tokens now belong to the tree, which holds their pages itself."""
+        num_slots = len(self.pages) * pool.page_size
+        offset = num_slots - len(self.page_slots) + num_tokens
+        num_pages = offset // pool.page_size
+        if num_tokens == len(self.tokens):
+            num_pages = len(self.pages)
+        outstanding = self.num_outstanding_pages
+        pool.release(self.pages[:num_pages])
+        self.pages = self.pages[num_pages:]
+        self.page_slots = self.page_slots[num_tokens:] if len(self.pages) else _EMPTY
+        self.tokens = self.tokens[num_tokens:]
+        self.max_tokens -= num_tokens
+        self.start_position += num_tokens
+        self.promised_pages = len(self.pages) + outstanding
 
     def computed_tokens(self) -> Int32Array:
         return np.array(self.tokens[: self.num_computed], dtype=np.int32)
 
     def computed_slots(self) -> Int32Array:
-        return self._slots[: self.num_computed]
+        return self.page_slots[: self.num_computed]
 
     def check(self, page_size: int) -> None:
         """Raises AssertionError unless slots, pages and tokens agree."""
-        assert len(self.pages) <= self.max_pages, "a tail outgrew its reservation"
-        assert len(self._slots) == len(self.pages) * page_size, "slots and pages of a tail differ"
-        assert self.num_computed <= len(self._slots), "a tail computed tokens without slots"
-        expected = max(0, len(self.tokens) - 1)
-        assert self.num_computed == expected, "all but the last drawn token are computed"
+        missing = len(self.pages) * page_size - len(self.page_slots)
+        assert 0 <= missing < page_size, "slots and pages of a tail differ"
+        assert len(self.tokens) < self.max_tokens, "a tail outlived its last token"
+        assert len(self.tokens) <= len(self.page_slots) + 1, "a tail has tokens without slots"
+        pages = np.unique(self.page_slots // page_size)
+        assert np.array_equal(pages, np.sort(self.pages)), "a tail's slots are in other pages"

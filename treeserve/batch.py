@@ -62,6 +62,7 @@ def make_batch(step: Step, device: torch.device | str, preparer: StepPreparer) -
         "item_row_starts": plan.item_row_starts,
         "item_slots": plan.item_slots,
         "item_slot_starts": plan.item_slot_starts,
+        "item_slot_ends": plan.item_slot_ends,
         "item_start_positions": plan.item_start_positions,
         "row_states": plan.row_states,
         "row_state_starts": plan.row_state_starts,

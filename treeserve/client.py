@@ -38,6 +38,7 @@ _REASONS = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_ABORT: FinishReason.ABORT,
     pb.FINISH_REASON_ERROR: FinishReason.ERROR,
+    pb.FINISH_REASON_DEADLINE: FinishReason.DEADLINE,
 }
 
 _STATUS_DETAILS = "grpc-status-details-bin"

@@ -1,6 +1,8 @@
 """Options of the engine, in small frozen sections that are checked when they are built."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from treeserve.errors import ConfigError
@@ -8,6 +10,51 @@ from treeserve.errors import ConfigError
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 BackendName: TypeAlias = Literal["auto", "reference", "torch", "triton"]
 SharingMode: TypeAlias = Literal["on", "always", "off"]
+PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
+CalibrationMode: TypeAlias = Literal["auto", "off"]
+
+DEFAULT_PAGE_SIZE = 16
+DEFAULT_TOKEN_BUDGET = 1024
+DEFAULT_MAX_RUNNING = 256
+DEFAULT_RESERVE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Everything that decides how an engine is built; `treeserve serve` has the same options."""
+
+    model: str = "embedded"
+    """"embedded", a folder of a checkpoint, or a hub name."""
+    dtype: DtypeName = "auto"
+    """auto: as the checkpoint was saved."""
+    device: str = "auto"
+    """auto: cuda where there is one, else cpu."""
+    backend: BackendName = "auto"
+    """Of attention. auto: triton on cuda, torch on a CPU."""
+    sharing: SharingMode = "on"
+    """on: where it pays; always: wherever a token is shared; off: ordinary attention, every sample
+    alone, for comparison.
+    """
+    num_pages: int | None = None
+    """Pages of the KV pool. None: 1 GiB on a CPU, 80% of the free memory on cuda."""
+    page_size: int = DEFAULT_PAGE_SIZE
+    """Tokens of a page."""
+    token_budget: int = DEFAULT_TOKEN_BUDGET
+    """Rows of one step, at most."""
+    max_running: int = DEFAULT_MAX_RUNNING
+    """Samples that decode at once, at most."""
+    policy: PolicyName = "tree"
+    """Who is admitted next. tree: what shares first, with ageing; fcfs: first come, first served;
+    priority: the highest priority first; longest-prefix: for comparison, it starves.
+    """
+    reserve: float = DEFAULT_RESERVE
+    """Part of the pages a sample may need in the end that is kept free for it; 1: samples are never
+    preempted.
+    """
+    calibration: CalibrationMode = "auto"
+    """auto: what `treeserve calibrate` has measured on this device, if it has; off: built-in costs,
+    so that plans are the same on every machine.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +69,13 @@ class ModelConfig:
     """"cpu", "cuda", "cuda:1", …; auto: cuda where there is one."""
     backend: BackendName = "auto"
     """auto: triton on cuda, torch on a CPU."""
+    calibration: CalibrationMode = "auto"
+    """auto: the stored calibration, where there is one; off: built-in costs."""
 
     def __post_init__(self) -> None:
         _require_choice("dtype", self.dtype, get_args(DtypeName))
         _require_choice("backend", self.backend, get_args(BackendName))
+        _require_choice("calibration", self.calibration, get_args(CalibrationMode))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +84,11 @@ class SchedulerConfig:
 
     num_pages: int
     """Pages in the pool."""
-    page_size: int = 16
+    page_size: int = DEFAULT_PAGE_SIZE
     """Slots in a page."""
-    token_budget: int = 1024
+    token_budget: int = DEFAULT_TOKEN_BUDGET
     """Rows of one step, at most; longer prompts are computed in several steps."""
-    max_running: int = 256
+    max_running: int = DEFAULT_MAX_RUNNING
     """Samples that decode at once, at most."""
     kept_logits: int = 32
     """Prompt ends whose logits are kept, so that more samples compute no prompt token."""
@@ -47,8 +97,27 @@ class SchedulerConfig:
     attention, every sample alone, over the same stored KV.
     """
 
+    policy: PolicyName = "tree"
+    """Who is admitted next. tree: what shares first, with ageing; fcfs: first come, first served;
+    priority: the highest priority first; longest-prefix: for comparison, it starves.
+    """
+    reserve: float = DEFAULT_RESERVE
+    """Part of the pages a sample may need in the end that is kept free for it. 1: samples are never
+    preempted; less: more of them run at once, and the newest give way when memory runs out.
+    """
+    retained_fraction: float = 0.5
+    """Part of the pool that retained prefixes may fill."""
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    """Shares of tenants under load, by tenant; 1 where nothing else is said."""
+
     def __post_init__(self) -> None:
         _require_choice("sharing", self.sharing, get_args(SharingMode))
+        _require_choice("policy", self.policy, get_args(PolicyName))
+        _require_fraction("reserve", self.reserve)
+        _require_fraction("retained_fraction", self.retained_fraction)
+        for tenant, weight in self.tenant_weights.items():
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"tenant_weights: {tenant!r} must be above 0, got {weight}")
         for name in ("num_pages", "page_size", "token_budget", "max_running", "kept_logits"):
             _require_at_least(name, getattr(self, name), 1)
 
@@ -61,3 +130,8 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _require_at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{name}: must be at least {least}, got {value}")
+
+
+def _require_fraction(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}: must be between 0 and 1, got {value}")

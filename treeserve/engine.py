@@ -2,16 +2,16 @@
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from treeserve.errors import InvalidRequest
 from treeserve.runner import Runner
 from treeserve.sampler import DrawnToken, DrawParams
-from treeserve.scheduler.request import PromptUsage, SampleUpdate, ScheduledRequest
+from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
 from treeserve.scheduler.scheduler import Scheduler
-from treeserve.scheduler.step import Draw, Step
+from treeserve.scheduler.step import SampleKey, Step
 from treeserve.types import (
     FinishReason,
     SamplingParams,
@@ -33,6 +33,29 @@ class EngineRequest:
     end_token_ids: frozenset[int] = frozenset()
     """The model's own end-of-text tokens and the caller's stop token ids."""
     namespace: str = ""
+    num_public_tokens: int = 0
+    """The prompt's first tokens that every namespace may share."""
+    tenant: str = ""
+    """Whom the work is charged to."""
+    priority: int = 0
+    """Higher goes sooner."""
+    deadline: float | None = None
+    """On the monotonic clock, in seconds; what is not finished by then is ended."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineFork:
+    """Samples that go on from a token of another sample. `params.seed` is set."""
+
+    request_id: str
+    parent_request_id: str
+    parent_sample_index: int
+    num_tokens: int
+    """Tokens that the parent drew before the branch."""
+    params: SamplingParams
+    end_token_ids: frozenset[int] = frozenset()
+    priority: int = 0
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +75,10 @@ class RequestEnded:
 
     request_id: str
     usage: PromptUsage
+    reason: FinishReason = FinishReason.ABORT
+    """Why samples that had not finished were ended."""
     error: str | None = None
-    """Why its samples could not be finished."""
+    """What went wrong, if something did."""
 
 
 EngineEvent = TokenEvent | RequestEnded
@@ -61,8 +86,8 @@ EngineEvent = TokenEvent | RequestEnded
 
 @dataclass(slots=True)
 class _LiveRequest:
-    request: EngineRequest
-    open_samples: set[int] = field(default_factory=set)
+    params: SamplingParams
+    open_samples: set[int]
 
 
 class Engine:
@@ -80,6 +105,8 @@ class Engine:
         self._ended: list[EngineEvent] = []
         self._sharing = Sharing()
         self._evicted_tokens = 0
+        self._drawing: tuple[SampleKey, ...] = ()
+        self._draw_params: list[DrawParams] = []
 
     @property
     def scheduler(self) -> Scheduler:
@@ -106,9 +133,35 @@ class Engine:
                 max_tokens=params.max_tokens,
                 stop_token_ids=request.end_token_ids,
                 namespace=request.namespace,
+                num_public_tokens=request.num_public_tokens,
+                tenant=request.tenant,
+                priority=request.priority,
+                deadline=request.deadline,
             )
         )
-        self._live[request.request_id] = _LiveRequest(request, set(range(params.n)))
+        self._live[request.request_id] = _LiveRequest(params, set(range(params.n)))
+
+    def fork(self, fork: EngineFork) -> None:
+        """Queue samples that go on from a token of another one, alive or ended not long ago.
+
+        Raises:
+            InvalidRequest: No such parent, it drew fewer tokens, or the branch can never fit.
+        """
+        params = fork.params
+        self._scheduler.fork(
+            ScheduledFork(
+                request_id=fork.request_id,
+                parent_request_id=fork.parent_request_id,
+                parent_sample_index=fork.parent_sample_index,
+                num_tokens=fork.num_tokens,
+                num_samples=params.n,
+                max_tokens=params.max_tokens,
+                stop_token_ids=fork.end_token_ids,
+                priority=fork.priority,
+                deadline=fork.deadline,
+            )
+        )
+        self._live[fork.request_id] = _LiveRequest(params, set(range(params.n)))
 
     def abort(self, request_id: str, sample_index: int | None = None) -> None:
         """End a request, or one of its samples, at once. What has ended or never was is ignored."""
@@ -134,13 +187,16 @@ class Engine:
             What happened since the last step and in this one, and this one's numbers: with no rows
             and no draws where it failed or was not needed, None where nothing happened at all.
         """
-        events = self.take_ended()
         step = self._scheduler.schedule()
+        for request_id in self._scheduler.take_expired():
+            usage = self._scheduler.usage(request_id)
+            self._end(request_id, usage, reason=FinishReason.DEADLINE)
+        events = self.take_ended()
         if step is None:
             return events, self._numbers() if events else None
         started = time.perf_counter()
         try:
-            drawn = self._runner.run(step, [self._draw_params(draw) for draw in step.draws])
+            drawn = self._runner.run(step, self._params_of(step.draws.samples))
         except BaseException as error:
             self._fail(step, f"{type(error).__name__}: {error}")
             if not isinstance(error, Exception):
@@ -162,32 +218,43 @@ class Engine:
         ended, self._ended = self._ended, []
         return ended
 
-    def _draw_params(self, draw: Draw) -> DrawParams:
-        request = self._live[draw.request_id].request
-        return DrawParams(request.params, draw.sample_index, draw.position)
+    def _params_of(self, drawing: tuple[SampleKey, ...]) -> list[DrawParams]:
+        """The same list as long as the same samples draw."""
+        if drawing is not self._drawing:
+            self._draw_params = [
+                DrawParams(self._live[key.request_id].params, key.sample_index) for key in drawing
+            ]
+            self._drawing = drawing
+        return self._draw_params
 
     def _fold_back(self, step: Step, drawn: list[DrawnToken]) -> list[TokenEvent]:
-        usages = {draw.request_id: self._scheduler.usage(draw.request_id) for draw in step.draws}
-        updates = self._scheduler.complete(step, [token.token_id for token in drawn])
-        events = []
-        for update, token in zip(updates, drawn, strict=True):
-            events.append(_token_event(update, token))
-            if update.finish_reason is None:
-                continue
-            live = self._live[update.request_id]
-            live.open_samples.discard(update.sample_index)
+        finished = self._scheduler.complete(step, [token.token_id for token in drawn])
+        reasons = {end.draw_index: FinishReason(end.reason) for end in finished}
+        events = [
+            TokenEvent(*key, token.token_id, token.logprob, reasons.get(index))
+            for index, (key, token) in enumerate(zip(step.draws.samples, drawn, strict=True))
+        ]
+        for end in finished:
+            live = self._live[end.request_id]
+            live.open_samples.discard(end.sample_index)
             if not live.open_samples:
-                self._end(update.request_id, usages[update.request_id])
+                self._end(end.request_id, self._scheduler.usage(end.request_id))
         return events
 
     def _fail(self, step: Step, error: str) -> None:
         usages = {request_id: self._scheduler.usage(request_id) for request_id in self._live}
         for request_id in self._scheduler.fail(step):
-            self._end(request_id, usages[request_id], error)
+            self._end(request_id, usages[request_id], FinishReason.ERROR, error)
 
-    def _end(self, request_id: str, usage: PromptUsage, error: str | None = None) -> None:
+    def _end(
+        self,
+        request_id: str,
+        usage: PromptUsage,
+        reason: FinishReason = FinishReason.ABORT,
+        error: str | None = None,
+    ) -> None:
         del self._live[request_id]
-        self._ended.append(RequestEnded(request_id, usage, error))
+        self._ended.append(RequestEnded(request_id, usage, reason, error))
         self._sharing = _add_sharing(
             self._sharing,
             Sharing(
@@ -226,8 +293,8 @@ class Engine:
             folded_segments=plan.num_folded_segments,
             kv_tokens_read=plan.tokens_read,
             kv_tokens_read_flat=plan.tokens_read_flat,
-            plan_seconds=counts.plan_seconds,
-            schedule_seconds=counts.schedule_seconds,
+            plan_seconds=counts.tally.plan_seconds,
+            schedule_seconds=counts.tally.schedule_seconds + counts.tally.complete_seconds,
             model_seconds=model_seconds,
         )
 
@@ -248,13 +315,6 @@ def check_request(request: EngineRequest, vocabulary_size: int, max_positions: i
             "prompt",
             f"has {len(prompt)} tokens; the model takes at most {max_positions - 1} and one more",
         )
-
-
-def _token_event(update: SampleUpdate, token: DrawnToken) -> TokenEvent:
-    reason = None if update.finish_reason is None else FinishReason(update.finish_reason)
-    return TokenEvent(
-        update.request_id, update.sample_index, update.token_id, token.logprob, reason
-    )
 
 
 def _add_sharing(left: Sharing, right: Sharing) -> Sharing:

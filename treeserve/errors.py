@@ -26,5 +26,9 @@ class ConfigError(TreeserveError, ValueError):
     """An option that is unknown or out of range; names it and says what would be right."""
 
 
+class CalibrationError(TreeserveError):
+    """A calibration that could not be measured or stored; says why."""
+
+
 class EngineStopped(TreeserveError):
     """The engine is draining or has failed and takes no more requests."""

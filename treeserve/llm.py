@@ -6,8 +6,23 @@ from dataclasses import dataclass
 
 import torch
 
-from treeserve.attention.backend import AttentionBackend, default_cost_model, make_backend
-from treeserve.config import BackendName, DtypeName, ModelConfig, SchedulerConfig, SharingMode
+from treeserve.attention.backend import AttentionBackend, make_backend
+from treeserve.calibration.choice import choose_cost_model
+from treeserve.calibration.subject import Subject, make_subject
+from treeserve.config import (
+    DEFAULT_MAX_RUNNING,
+    DEFAULT_PAGE_SIZE,
+    DEFAULT_RESERVE,
+    DEFAULT_TOKEN_BUDGET,
+    BackendName,
+    CalibrationMode,
+    DtypeName,
+    EngineOptions,
+    ModelConfig,
+    PolicyName,
+    SchedulerConfig,
+    SharingMode,
+)
 from treeserve.engine import Engine
 from treeserve.errors import ConfigError, InvalidRequest
 from treeserve.generation import InPlaceLoop, Item
@@ -15,7 +30,6 @@ from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.runner import Runner
-from treeserve.scheduler.cost import CostModel
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.tokenizer import Tokenizer
 from treeserve.types import (
@@ -30,37 +44,8 @@ from treeserve.types import (
     TokenLogprob,
 )
 
-DEFAULT_PAGE_SIZE = 16
-DEFAULT_TOKEN_BUDGET = 1024
-DEFAULT_MAX_RUNNING = 256
 CPU_POOL_BYTES = 1 << 30
 CUDA_POOL_FRACTION = 0.8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """Everything that decides how an engine is built; `treeserve serve` has the same options."""
-
-    model: str = "embedded"
-    """"embedded", a folder of a checkpoint, or a hub name."""
-    dtype: DtypeName = "auto"
-    """auto: as the checkpoint was saved."""
-    device: str = "auto"
-    """auto: cuda where there is one, else cpu."""
-    backend: BackendName = "auto"
-    """Of attention. auto: triton on cuda, torch on a CPU."""
-    sharing: SharingMode = "on"
-    """on: where it pays; always: wherever a token is shared; off: ordinary attention, every sample
-    alone, for comparison.
-    """
-    num_pages: int | None = None
-    """Pages of the KV pool. None: 1 GiB on a CPU, 80% of the free memory on cuda."""
-    page_size: int = DEFAULT_PAGE_SIZE
-    """Tokens of a page."""
-    token_budget: int = DEFAULT_TOKEN_BUDGET
-    """Rows of one step, at most."""
-    max_running: int = DEFAULT_MAX_RUNNING
-    """Samples that decode at once, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +66,7 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         ConfigError: An option is out of range.
         ModelError: The model cannot be loaded or served.
     """
-    model_config = ModelConfig(
-        model=options.model, dtype=options.dtype, device=options.device, backend=options.backend
-    )
+    model_config = _model_config(options)
     _scheduler_config(options, 1)
     device = resolve_device(options.device)
     tokenizer = Tokenizer.load(resolve_model(options.model))
@@ -98,8 +81,22 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         max_positions=model.max_positions,
         end_token_ids=model.end_token_ids,
     )
-    scheduler = Scheduler(config, _cost_model(backend_name, model))
+    cost_model = choose_cost_model(options.calibration, _subject(model, backend_name))
+    scheduler = Scheduler(config, cost_model)
     return BuiltEngine(Engine(scheduler, runner), prompter, model, backend_name, num_pages)
+
+
+def load_subject(options: EngineOptions) -> tuple[Subject, torch.device]:
+    """What an engine of these options looks for a calibration of, and the device to measure on.
+
+    Raises:
+        ConfigError: An option is out of range.
+        ModelError: The model cannot be loaded or served.
+    """
+    config = _model_config(options)
+    backend_name = _backend_name(options.backend, resolve_device(options.device))
+    model = load_model(config)
+    return _subject(model, backend_name), model.device
 
 
 class LLM:
@@ -116,6 +113,11 @@ class LLM:
         page_size: Tokens of a page.
         token_budget: Rows of one step, at most.
         max_running: Samples that decode at once, at most.
+        policy: Who is admitted next: "tree" (what shares first, with ageing), "fcfs" or "priority".
+        reserve: Part of the pages a sample may need in the end that is kept free for it; 1: samples
+            are never preempted.
+        calibration: "auto" (what `treeserve calibrate` has measured on this device, if it has) or
+            "off" (built-in costs, so that plans are the same on every machine).
 
     Raises:
         ConfigError: An option is out of range.
@@ -140,6 +142,9 @@ class LLM:
         page_size: int = DEFAULT_PAGE_SIZE,
         token_budget: int = DEFAULT_TOKEN_BUDGET,
         max_running: int = DEFAULT_MAX_RUNNING,
+        policy: PolicyName = "tree",
+        reserve: float = DEFAULT_RESERVE,
+        calibration: CalibrationMode = "auto",
     ) -> None:
         self._built = build_engine(
             EngineOptions(
@@ -152,6 +157,9 @@ class LLM:
                 page_size=page_size,
                 token_budget=token_budget,
                 max_running=max_running,
+                policy=policy,
+                reserve=reserve,
+                calibration=calibration,
             )
         )
 
@@ -300,6 +308,16 @@ def _params_for(
     return list(params)
 
 
+def _model_config(options: EngineOptions) -> ModelConfig:
+    return ModelConfig(
+        model=options.model,
+        dtype=options.dtype,
+        device=options.device,
+        backend=options.backend,
+        calibration=options.calibration,
+    )
+
+
 def _scheduler_config(options: EngineOptions, num_pages: int) -> SchedulerConfig:
     given = num_pages if options.num_pages is None else options.num_pages
     return SchedulerConfig(
@@ -308,6 +326,8 @@ def _scheduler_config(options: EngineOptions, num_pages: int) -> SchedulerConfig
         token_budget=options.token_budget,
         max_running=min(options.max_running, options.token_budget),
         sharing=options.sharing,
+        policy=options.policy,
+        reserve=options.reserve,
     )
 
 
@@ -319,6 +339,10 @@ def _backend_name(name: BackendName, device: torch.device) -> str:
     return name
 
 
+def _subject(model: LoadedModel, backend_name: str) -> Subject:
+    return make_subject(model.layers, backend_name, model.dtype, model.device)
+
+
 def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> AttentionBackend:
     cache = KVCache(
         [(layer.num_kv_heads, layer.head_dim) for layer in model.layers],
@@ -327,12 +351,6 @@ def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> Att
         device=model.device,
     )
     return make_backend(name, cache)
-
-
-def _cost_model(backend: str, model: LoadedModel) -> CostModel:
-    shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
-    bytes_per_slot = KVCache.bytes_per_slot(shapes, model.dtype)
-    return default_cost_model(backend, bytes_per_slot / len(shapes))
 
 
 def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from treeserve.engine import Engine, EngineEvent, EngineRequest, RequestEnded
 from treeserve.errors import EngineStopped, TreeserveError
 from treeserve.scheduler.request import PromptUsage
-from treeserve.types import StepNumbers
+from treeserve.types import FinishReason, StepNumbers
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,9 @@ class EngineLoop:
             self._dispatch(self._engine.take_ended())
         except Exception:
             logger.exception("requests could not be ended in good order")
-        self._dispatch([RequestEnded(key, _NO_USAGE, _STOPPED) for key in self._streams])
+        self._dispatch(
+            [RequestEnded(key, _NO_USAGE, FinishReason.ERROR, _STOPPED) for key in self._streams]
+        )
         while not self._inbox.empty():
             message = self._inbox.get_nowait()
             if isinstance(message, _Submit):

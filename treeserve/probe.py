@@ -24,6 +24,8 @@ class AttentionLayer:
     num_heads: int
     window: int | None
     """Of sliding-window layers: how many tokens a row sees, its own among them."""
+    softcap: float | None = None
+    """Logits are capped softly at this; None: as they are."""
 
 
 ForwardFunction = Callable[..., Tensor]
@@ -99,6 +101,7 @@ class _Recorder:
             head_dim=key.shape[2],
             num_heads=query.shape[1],
             window=window,
+            softcap=softcap,
         )
         group = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(group, dim=1).float() for x in (key, value))

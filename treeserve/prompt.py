@@ -185,8 +185,7 @@ class TextStream:
 
     def finish(self, event: RequestEnded) -> list[Delta | Finished]:
         """The request's last items: of samples that an error or abort cut short, and its usage."""
-        reason = FinishReason.ABORT if event.error is None else FinishReason.ERROR
-        return [*self._close(reason), Finished(self._path, self._usage(event.usage))]
+        return [*self._close(event.reason), Finished(self._path, self._usage(event.usage))]
 
     def _close(self, reason: FinishReason) -> list[Delta]:
         return [

@@ -71,7 +71,7 @@ class Runner:
 
         Args:
             step: What to compute.
-            draws: One for each of `step.draws`.
+            draws: Of the samples that draw, one for each of `step.draws`.
 
         Returns:
             One token for each of `step.draws`.
@@ -82,12 +82,12 @@ class Runner:
         logits = self._compute_logits(step)
         for keep in step.keeps:
             self._kept[keep.kept_index] = logits[keep.logits_index]
-        if not step.draws:
+        if not len(step.draws):
             return []
         rows = self._gather_sources(step, logits)
         if not bool(torch.isfinite(rows.amax(dim=-1)).all()):
             raise BrokenLogits(f"step {step.number}: the logits of a drawn row are not finite")
-        return draw_tokens(rows, draws)
+        return draw_tokens(rows, draws, step.draws.positions.tolist())
 
     def _compute_logits(self, step: Step) -> Tensor:
         if step.num_rows == 0:
@@ -97,10 +97,14 @@ class Runner:
         return self._model.forward(batch.token_ids, batch.positions, batch.logits_rows, attend)
 
     def _gather_sources(self, step: Step, logits: Tensor) -> Tensor:
+        """[num_draws, vocabulary_size]"""
+        sources = torch.from_numpy(step.draws.sources).to(logits.device)
         num_computed = len(step.logits_rows)
-        sources = [draw.source for draw in step.draws]
-        rows = [
-            logits[source] if source < num_computed else self._kept[source - num_computed]
-            for source in sources
-        ]
-        return torch.stack(rows)
+        is_kept = step.draws.sources >= num_computed
+        if not is_kept.any():
+            return logits.index_select(0, sources)
+        rows = logits.new_empty(len(sources), logits.shape[1])
+        from_kept = torch.from_numpy(is_kept).to(logits.device)
+        rows[from_kept] = self._kept[sources[from_kept] - num_computed]
+        rows[~from_kept] = logits[sources[~from_kept]]
+        return rows

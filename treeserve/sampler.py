@@ -13,11 +13,10 @@ _MASK64 = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class DrawParams:
-    """What one draw depends on beside its logits. `params.seed` is set."""
+    """What a sample's draws depend on beside logits and position. `params.seed` is set."""
 
     params: SamplingParams
     sample_index: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +25,24 @@ class DrawnToken:
     logprob: TokenLogprob | None
 
 
-def draw_tokens(logits: Tensor, draws: Sequence[DrawParams]) -> list[DrawnToken]:
+def draw_tokens(
+    logits: Tensor, draws: Sequence[DrawParams], positions: Sequence[int]
+) -> list[DrawnToken]:
     """Draw one token per row.
 
     Args:
         logits: [num_draws, vocabulary_size] float32.
         draws: One for each row.
+        positions: That the drawn tokens will have.
     """
     token_ids = logits.argmax(dim=-1)
     plain = [i for i, draw in enumerate(draws) if _is_random(draw) and not _is_truncated(draw)]
     truncated = [i for i, draw in enumerate(draws) if _is_random(draw) and _is_truncated(draw)]
-    if plain:
-        token_ids[plain] = _draw_plain(logits[plain], [draws[i] for i in plain])
-    if truncated:
-        token_ids[truncated] = _draw_truncated(logits[truncated], [draws[i] for i in truncated])
+    for rows, draw_some in ((plain, _draw_plain), (truncated, _draw_truncated)):
+        if rows:
+            some = [draws[i] for i in rows]
+            uniforms = [_uniform(draws[i], positions[i]) for i in rows]
+            token_ids[rows] = draw_some(logits[rows], some, uniforms)
     logprobs = _logprobs(logits, token_ids, draws)
     return [
         DrawnToken(token_id, logprobs.get(i)) for i, token_id in enumerate(_to_host_sync(token_ids))
@@ -76,11 +79,17 @@ def _probabilities(logits: Tensor, draws: Sequence[DrawParams]) -> Tensor:
     return torch.softmax(logits.double() / temperatures, dim=-1)
 
 
-def _draw_plain(logits: Tensor, draws: Sequence[DrawParams]) -> Tensor:
-    return _invert_cdf(_probabilities(logits, draws), draws)
+def _uniform(draw: DrawParams, position: int) -> float:
+    return uniform(draw.params.seed or 0, draw.sample_index, position)
 
 
-def _draw_truncated(logits: Tensor, draws: Sequence[DrawParams]) -> Tensor:
+def _draw_plain(logits: Tensor, draws: Sequence[DrawParams], uniforms: Sequence[float]) -> Tensor:
+    return _invert_cdf(_probabilities(logits, draws), uniforms)
+
+
+def _draw_truncated(
+    logits: Tensor, draws: Sequence[DrawParams], uniforms: Sequence[float]
+) -> Tensor:
     probabilities, order = _probabilities(logits, draws).sort(dim=-1, descending=True, stable=True)
     device = logits.device
     vocabulary_size = logits.shape[-1]
@@ -92,14 +101,13 @@ def _draw_truncated(logits: Tensor, draws: Sequence[DrawParams]) -> Tensor:
     kept &= (before < top_p) | (top_p >= 1)
     kept &= probabilities >= min_p * probabilities[:, :1]
     kept[:, 0] = True
-    ranks = _invert_cdf(probabilities * kept, draws)
+    ranks = _invert_cdf(probabilities * kept, uniforms)
     return order.gather(-1, ranks[:, None]).squeeze(-1)
 
 
-def _invert_cdf(weights: Tensor, draws: Sequence[DrawParams]) -> Tensor:
+def _invert_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     """The index at which the running sum of each row's weights passes its uniform number."""
     cdf = weights.cumsum(dim=-1)
-    uniforms = [uniform(draw.params.seed or 0, draw.sample_index, draw.position) for draw in draws]
     targets = _column(uniforms, weights.device) * cdf[:, -1:]
     indices = torch.searchsorted(cdf, targets, right=True).squeeze(-1)
     last = (cdf < cdf[:, -1:]).sum(dim=-1)

@@ -24,6 +24,8 @@ class FinishReason(StrEnum):
     """The caller went away, or the server is shutting down."""
     ERROR = "error"
     """The step that computed it failed."""
+    DEADLINE = "deadline"
+    """The request's deadline passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,7 @@ class StepNumbers:
     kv_tokens_read_flat: int = 0
     plan_seconds: float = 0.0
     schedule_seconds: float = 0.0
-    """Including the plan."""
+    """Deciding the step, the plan among it, and folding its tokens back."""
     model_seconds: float = 0.0
 
 

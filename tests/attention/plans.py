@@ -7,6 +7,8 @@ import torch
 
 from treeserve.scheduler.step import NO_SLOT, Plan, PlanCounts, Step
 
+NOWHERE = 1 << 30
+
 
 @dataclass(frozen=True)
 class Item:
@@ -22,8 +24,18 @@ def make_plan(items: list[Item], num_rows: int) -> Plan:
         starts = np.cumsum([0, *map(len, lists)]).astype(np.int32)
         return np.array([v for values in lists for v in values], dtype=np.int32), starts
 
+    def gapped(lists):
+        """In another order than the items', with gaps that name slots which do not exist."""
+        starts = np.zeros(len(lists), dtype=np.int32)
+        arena = [NOWHERE]
+        for i in reversed(range(len(lists))):
+            starts[i] = len(arena)
+            arena += [*lists[i], NOWHERE]
+        lengths = np.array([len(values) for values in lists], dtype=np.int32)
+        return np.array(arena, dtype=np.int32), starts, starts + lengths
+
     item_rows, item_row_starts = csr([item.rows for item in items])
-    item_slots, item_slot_starts = csr([item.slots for item in items])
+    item_slots, item_slot_starts, item_slot_ends = gapped([item.slots for item in items])
     row_states, row_state_starts = csr(
         [[s for s, r in enumerate(item_rows.tolist()) if r == row] for row in range(num_rows)]
     )
@@ -32,10 +44,11 @@ def make_plan(items: list[Item], num_rows: int) -> Plan:
         item_row_starts=item_row_starts,
         item_slots=item_slots,
         item_slot_starts=item_slot_starts,
+        item_slot_ends=item_slot_ends,
         item_start_positions=np.array([item.start for item in items], dtype=np.int32),
         row_states=row_states,
         row_state_starts=row_state_starts,
-        counts=PlanCounts(0, 0, 0, 0),
+        counts=PlanCounts(),
     )
 
 
@@ -138,7 +151,7 @@ def row_context(step: Step, row: int, window: int | None) -> list[int]:
         rows = plan.item_rows[plan.item_row_starts[i] : plan.item_row_starts[i + 1]]
         if row not in rows:
             continue
-        slots = plan.item_slots[plan.item_slot_starts[i] : plan.item_slot_starts[i + 1]]
+        slots = plan.item_slots[plan.item_slot_starts[i] : plan.item_slot_ends[i]]
         for j, slot in enumerate(slots.tolist()):
             kv_position = int(plan.item_start_positions[i]) + j
             if kv_position <= position and (window is None or kv_position > position - window):

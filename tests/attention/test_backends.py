@@ -223,7 +223,7 @@ def test_the_order_of_items_does_not_matter(name):
     items = [
         Item(
             plan.item_rows[plan.item_row_starts[i] : plan.item_row_starts[i + 1]].tolist()[::-1],
-            plan.item_slots[plan.item_slot_starts[i] : plan.item_slot_starts[i + 1]].tolist(),
+            plan.item_slots[plan.item_slot_starts[i] : plan.item_slot_ends[i]].tolist(),
             int(plan.item_start_positions[i]),
         )
         for i in reversed(range(plan.num_items))

@@ -86,7 +86,7 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch):
     assert run(capsys, "generate", "a") == (130, "")
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "demo"])
+@pytest.mark.parametrize("command", ["serve", "generate", "demo", "calibrate"])
 def test_help_teaches_by_example(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -13,8 +13,8 @@ NUM_DRAWS = 4000
 
 
 def draw_many(params: SamplingParams, logits: torch.Tensor = LOGITS) -> torch.Tensor:
-    draws = [DrawParams(params, index, 7) for index in range(NUM_DRAWS)]
-    drawn = draw_tokens(logits.expand(NUM_DRAWS, -1), draws)
+    draws = [DrawParams(params, index) for index in range(NUM_DRAWS)]
+    drawn = draw_tokens(logits.expand(NUM_DRAWS, -1), draws, [7] * NUM_DRAWS)
     counts = torch.bincount(
         torch.tensor([token.token_id for token in drawn]), minlength=len(logits)
     )
@@ -59,10 +59,12 @@ def test_a_draw_does_not_depend_on_its_neighbours():
         SamplingParams(seed=5, top_k=7),
         SamplingParams(temperature=0),
     ]
-    draws = [DrawParams(kinds[i % 3], i, 10 + i) for i in range(9)]
-    together = [token.token_id for token in draw_tokens(logits, draws)]
-    alone = [draw_tokens(logits[i : i + 1], draws[i : i + 1])[0].token_id for i in range(9)]
-    assert together == alone
+    draws = [DrawParams(kinds[i % 3], i) for i in range(9)]
+    positions = list(range(10, 19))
+    together = draw_tokens(logits, draws, positions)
+    for i, token in enumerate(together):
+        row = slice(i, i + 1)
+        assert draw_tokens(logits[row], draws[row], positions[row]) == [token]
 
 
 def test_impossible_tokens_are_never_drawn():
@@ -81,7 +83,7 @@ def test_uniform_numbers_are_uniform_and_distinct():
 
 def test_logprobs_are_of_the_untruncated_distribution():
     params = SamplingParams(temperature=0.3, top_k=1, logprobs=2, seed=1)
-    [token] = draw_tokens(LOGITS[None], [DrawParams(params, 0, 0)])
+    [token] = draw_tokens(LOGITS[None], [DrawParams(params, 0)], [0])
     table = LOGITS.log_softmax(-1)
     assert token.logprob is not None
     assert token.logprob.logprob == pytest.approx(table[0].item())

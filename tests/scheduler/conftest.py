@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import `kv_on_paper`."""
+"""Lets the tests of this folder import `kv_on_paper` and `made_up_batch`."""
 
 import sys
 from pathlib import Path

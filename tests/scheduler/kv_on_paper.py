@@ -1,12 +1,15 @@
 """KV on paper: a device whose slots hold (token, position) instead of tensors, and its sampler."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from treeserve.config import SchedulerConfig
-from treeserve.scheduler.request import SampleUpdate, ScheduledRequest
+from treeserve.errors import InvalidRequest
+from treeserve.scheduler.request import ScheduledRequest
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import NO_SLOT, Step
 
@@ -66,7 +69,8 @@ class PaperDevice:
     def _attend(self, step: Step) -> list[Context]:
         plan = step.plan
         state_item = np.repeat(np.arange(plan.num_items), np.diff(plan.item_row_starts)).tolist()
-        bounds, starts = plan.item_slot_starts.tolist(), plan.item_start_positions.tolist()
+        begins, ends = plan.item_slot_starts.tolist(), plan.item_slot_ends.tolist()
+        starts = plan.item_start_positions.tolist()
         row_states, row_starts = plan.row_states.tolist(), plan.row_state_starts.tolist()
         slots = plan.item_slots.tolist()
         contexts = []
@@ -75,8 +79,8 @@ class PaperDevice:
             for state in row_states[row_starts[row] : row_starts[row + 1]]:
                 item = state_item[state]
                 assert plan.item_rows[state] == row, "a state of another row"
-                begin = bounds[item]
-                end = min(bounds[item + 1], begin + own + 1 - starts[item])
+                begin = begins[item]
+                end = min(ends[item], begin + own + 1 - starts[item])
                 assert end > begin, f"row {row} sees nothing of item {item}"
                 for j in range(begin, end):
                     stored = self.slots[slots[j]]
@@ -94,11 +98,15 @@ class PaperDevice:
         for keep in step.keeps:
             self.kept[keep.kept_index] = logits[keep.logits_index]
         tokens = []
-        for draw in step.draws:
-            context = [*logits, *self.kept][draw.source]
+        draws = step.draws
+        table = [*logits, *self.kept]
+        for key, position, source in zip(
+            draws.samples, draws.positions.tolist(), draws.sources.tolist(), strict=True
+        ):
+            context = table[source]
             assert context is not None, "drawn from an entry that nobody kept"
-            assert len(context) == draw.position, "logits of another position"
-            tokens.append(next_token(context, draw.sample_index, self.alphabet))
+            assert len(context) == position, "logits of another position"
+            tokens.append(next_token(context, key.sample_index, self.alphabet))
         return tokens
 
 
@@ -106,16 +114,37 @@ def make_device(config: SchedulerConfig, alphabet: int = 4) -> PaperDevice:
     return PaperDevice(config.num_pages * config.page_size, config.kept_logits, alphabet)
 
 
+@dataclass(frozen=True)
+class Update:
+    """One drawn token, folded back."""
+
+    request_id: str
+    sample_index: int
+    token_id: int
+    finish_reason: str | None
+
+
+def complete(scheduler: Scheduler, step: Step, tokens: Sequence[int]) -> list[Update]:
+    """Fold the tokens back and say of each what came of it."""
+    reasons = {end.draw_index: end for end in scheduler.complete(step, tokens)}
+    updates = []
+    for index, (key, token) in enumerate(zip(step.draws.samples, tokens, strict=True)):
+        end = reasons.get(index)
+        assert end is None or (end.request_id, end.sample_index) == key
+        updates.append(Update(*key, token, None if end is None else end.reason))
+    return updates
+
+
 def run_until_idle(
     scheduler: Scheduler, device: PaperDevice, *, check: bool = True, max_steps: int = 100_000
-) -> tuple[list[Step], list[SampleUpdate]]:
+) -> tuple[list[Step], list[Update]]:
     steps: list[Step] = []
-    updates: list[SampleUpdate] = []
+    updates: list[Update] = []
     while (step := scheduler.schedule()) is not None:
         if check:
             scheduler.check()
         steps.append(step)
-        updates.extend(scheduler.complete(step, device.run(step)))
+        updates.extend(complete(scheduler, step, device.run(step)))
         if check:
             scheduler.check()
         assert len(steps) < max_steps
@@ -123,7 +152,7 @@ def run_until_idle(
     return steps, updates
 
 
-def drawn(updates: Sequence[SampleUpdate]) -> dict[tuple[str, int], Context]:
+def drawn(updates: Sequence[Update]) -> dict[tuple[str, int], Context]:
     tokens: dict[tuple[str, int], list[int]] = {}
     for update in updates:
         tokens.setdefault((update.request_id, update.sample_index), []).append(update.token_id)
@@ -138,6 +167,7 @@ def request(
     max_tokens: int = 4,
     stop: Sequence[int] = (),
     namespace: str = "",
+    **options: Any,
 ) -> ScheduledRequest:
     return ScheduledRequest(
         request_id=request_id,
@@ -146,4 +176,16 @@ def request(
         max_tokens=max_tokens,
         stop_token_ids=frozenset(stop),
         namespace=namespace,
+        **options,
     )
+
+
+def refused(call: Callable[[], object], *fields: str) -> InvalidRequest | None:
+    """The error of a call that may be refused, but for these fields only."""
+    try:
+        call()
+    except InvalidRequest as error:
+        if error.field not in fields:
+            raise
+        return error
+    return None

@@ -1,71 +1,23 @@
 """The plan shares where it pays, and every row sees its own tokens exactly once."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up_batch import FREE_SHARING, Batch
 
-from treeserve.scheduler.cost import CostModel
-from treeserve.scheduler.plan import check_plan, plan_flat, plan_shared
-from treeserve.scheduler.segment import Root, Segment
+from treeserve.scheduler.plan.check import check_plan
+from treeserve.scheduler.plan.cost import CostModel
+from treeserve.scheduler.plan.decide import MAX_FOLDED_RUNS
 from treeserve.scheduler.step import Plan
-from treeserve.scheduler.trie import Chunk
-
-FREE_SHARING = CostModel(token_cost=1, state_cost=0, item_cost=0)
-
-
-class Batch:
-    """Paths over made-up segments with slots of their own, and the chunks that read them."""
-
-    def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
-        self._num_slots = 0
-        self._num_rows = 0
-
-    def segment(self, parent: Segment | None, length: int) -> Segment:
-        return Segment(
-            parent=parent or Root("", np.zeros(0, dtype=np.int32)),
-            tokens=np.zeros(length, dtype=np.int32),
-            slots=self._slots(length),
-            pages=np.zeros(0, dtype=np.int32),
-            start_position=parent.end_position if parent else 0,
-            num_computed=length,
-            serial=0,
-        )
-
-    def decode(self, *path: Segment, tail: int = 1) -> None:
-        self._add(path, self._slots(tail), 1, path[-1].end_position + tail)
-
-    def prompt(self, *path: Segment, end: int, num_rows: int) -> None:
-        self._add(path, self._slots(0), num_rows, end)
-
-    def positions(self) -> np.ndarray:
-        runs = [np.arange(c.end_position - c.num_rows, c.end_position) for c in self.chunks]
-        return np.concatenate(runs).astype(np.int32)
-
-    def plan(self, cost_model: CostModel = FREE_SHARING) -> Plan:
-        plan = plan_shared(self.chunks, self.positions(), cost_model)
-        check_plan(plan, self.chunks, self.positions())
-        return plan
-
-    def flat(self, cost_model: CostModel = FREE_SHARING) -> Plan:
-        plan = plan_flat(self.chunks, self.positions(), cost_model)
-        check_plan(plan, self.chunks, self.positions())
-        return plan
-
-    def _slots(self, length: int) -> np.ndarray:
-        self._num_slots += length
-        return np.arange(self._num_slots - length, self._num_slots, dtype=np.int32)
-
-    def _add(self, path: tuple[Segment, ...], tail: np.ndarray, num_rows: int, end: int) -> None:
-        self.chunks.append(Chunk(path, tail, self._num_rows, num_rows, end))
-        self._num_rows += num_rows
+from treeserve.scheduler.tree.segment import Segment
 
 
 def items(plan: Plan) -> list[tuple[int, int, tuple[int, ...]]]:
     """(start position, tokens, rows) of each item."""
     rows = np.split(plan.item_rows, plan.item_row_starts[1:-1])
-    lengths = np.diff(plan.item_slot_starts)
+    lengths = plan.item_slot_ends - plan.item_slot_starts
     return [
         (int(start), int(length), tuple(r.tolist()))
         for start, length, r in zip(plan.item_start_positions, lengths, rows, strict=True)
@@ -75,49 +27,49 @@ def items(plan: Plan) -> list[tuple[int, int, tuple[int, ...]]]:
 def random_batch(seed: int) -> Batch:
     random = np.random.default_rng(seed)
     batch = Batch()
-    paths = []
-    for _ in range(random.integers(1, 3)):
-        root = batch.segment(None, int(random.integers(1, 200)))
-        paths.append((root,))
+    leaves = [
+        batch.segment(None, int(random.integers(1, 200))) for _ in range(random.integers(1, 3))
+    ]
     for _ in range(random.integers(0, 12)):
-        path = paths[random.integers(len(paths))]
-        paths.append((*path, batch.segment(path[-1], int(random.integers(1, 200)))))
+        parent = leaves[random.integers(len(leaves))]
+        leaves.append(batch.segment(parent, int(random.integers(1, 200))))
     for _ in range(random.integers(1, 20)):
-        path = paths[random.integers(len(paths))]
+        leaf = leaves[random.integers(len(leaves))]
         if random.random() < 0.7:
-            batch.decode(*path, tail=int(random.integers(1, 30)))
+            batch.decode(leaf, tail=int(random.integers(1, 30)))
         else:
-            end = int(random.integers(path[-1].start_position + 1, path[-1].end_position + 1))
-            batch.prompt(*path, end=end, num_rows=int(random.integers(1, end + 1)))
+            end = int(random.integers(1, leaf.end_position + 1))
+            batch.prompt(leaf, end=end, num_rows=int(random.integers(1, end + 1)))
     return batch
 
 
 def best_cost(batch: Batch, cost_model: CostModel) -> float:
     """The least cost over every choice of shared segments; the slow truth."""
-    readers: dict[frozenset[int], Segment] = {}
-    for segment in (s for chunk in batch.chunks for s in chunk.path):
-        readers[frozenset(i for i, c in enumerate(batch.chunks) if segment in c.path)] = segment
-    shared = [last for rows, last in readers.items() if len(rows) > 1]
+    readers = batch.readers()
+    runs: dict[frozenset[int], Segment] = {}
+    for segment in (s for reader in readers for s in reader.path):
+        runs[frozenset(i for i, r in enumerate(readers) if segment in r.path)] = segment
+    shared = [last for sharers, last in runs.items() if len(sharers) > 1]
     costs = []
     for picks in itertools.product([False, True], repeat=len(shared)):
         ends_item = dict(zip(shared, picks, strict=True))
         groups: dict[tuple[int, int, object], tuple[int, int]] = {}
-        for index, chunk in enumerate(batch.chunks):
+        for index, reader in enumerate(readers):
             start = 0
-            for segment in chunk.path:
+            for segment in reader.path:
                 if ends_item.get(segment):
                     end = max(
-                        min(segment.end_position, c.end_position)
-                        for c in batch.chunks
-                        if segment in c.path
+                        min(segment.end_position, r.end_position)
+                        for r in readers
+                        if segment in r.path
                     )
                     tokens, rows = groups.get((start, end, segment), (end - start, 0))
-                    groups[start, end, segment] = (tokens, rows + chunk.num_rows)
+                    groups[start, end, segment] = (tokens, rows + reader.num_rows)
                     start = end
-            if chunk.end_position > start:
-                groups[start, chunk.end_position, index] = (
-                    chunk.end_position - start,
-                    chunk.num_rows,
+            if reader.end_position > start:
+                groups[start, reader.end_position, index] = (
+                    reader.end_position - start,
+                    reader.num_rows,
                 )
         each = [
             float(cost_model.items_cost(np.array([t]), np.array([r]))[0])
@@ -142,7 +94,10 @@ def test_random_trees_are_covered_exactly_once(seed):
         plan = batch.plan(cost_model)
         assert len(plan.row_states) == len(set(plan.row_states.tolist()))
         assert plan.counts.tokens_read <= plan.counts.tokens_read_flat
-    assert batch.flat().num_items == len(batch.chunks)
+    flat = batch.flat()
+    assert flat.num_items == len(batch.readers())
+    assert flat.counts.tokens_read == flat.counts.tokens_read_flat
+    assert flat.counts.num_plain_rows == flat.num_rows
 
 
 def test_some_random_trees_fold_and_some_split():
@@ -156,18 +111,21 @@ def test_some_random_trees_fold_and_some_split():
 def test_no_choice_of_segments_is_cheaper(seed):
     random = np.random.default_rng(seed)
     batch = Batch()
-    paths = [(batch.segment(None, int(random.integers(1, 60))),)]
+    leaves = [batch.segment(None, int(random.integers(1, 60)))]
     for _ in range(random.integers(0, 7)):
-        path = paths[random.integers(len(paths))]
-        paths.append((*path, batch.segment(path[-1], int(random.integers(1, 60)))))
+        parent = leaves[random.integers(len(leaves))]
+        leaves.append(batch.segment(parent, int(random.integers(1, 60))))
     for _ in range(random.integers(1, 12)):
-        batch.decode(*paths[random.integers(len(paths))], tail=int(random.integers(1, 9)))
+        batch.decode(leaves[random.integers(len(leaves))], tail=int(random.integers(1, 9)))
     for cost_model in (
         CostModel(token_cost=1, state_cost=4, item_cost=16),
         CostModel(token_cost=1, state_cost=1, item_cost=30, max_item_tokens=25),
+        CostModel(token_cost=2e-9, state_cost=5e-8, item_cost=3e-7),
     ):
-        found = cost_of(batch.plan(cost_model), batch, cost_model)
-        assert found == pytest.approx(best_cost(batch, cost_model))
+        plan = batch.plan(cost_model)
+        best = pytest.approx(best_cost(batch, cost_model))
+        assert cost_of(plan, batch, cost_model) == best
+        assert plan.counts.predicted_cost == best
 
 
 def test_rows_of_a_group_need_not_be_neighbours():
@@ -188,7 +146,7 @@ def test_one_row_folds_to_one_item():
     batch = Batch()
     trunk = batch.segment(None, 10_000)
     branch = batch.segment(trunk, 10_000)
-    batch.decode(trunk, branch, tail=7)
+    batch.decode(branch, tail=7)
     plan = batch.plan()
     assert items(plan) == [(0, 20_007, (0,))]
     assert (plan.counts.num_shared_items, plan.counts.num_folded_segments) == (0, 0)
@@ -232,18 +190,18 @@ def test_folded_pieces_can_pay_together_though_none_pays_alone():
     trunk = batch.segment(None, 60)
     middle = batch.segment(trunk, 60)
     for _ in range(2):
-        batch.decode(trunk, middle)
+        batch.decode(middle)
     batch.decode(trunk)
     assert (0, 120, (0, 1)) in items(batch.plan(CostModel(state_cost=16, item_cost=70)))
 
 
 def test_a_chain_of_segments_with_the_same_rows_is_one_item():
     batch = Batch()
-    path = [batch.segment(None, 200)]
+    leaf = batch.segment(None, 200)
     for _ in range(5):
-        path.append(batch.segment(path[-1], 100))
+        leaf = batch.segment(leaf, 100)
     for _ in range(8):
-        batch.decode(*path)
+        batch.decode(leaf)
     plan = batch.plan(CostModel())
     assert items(plan)[0] == (0, 700, tuple(range(8)))
     assert plan.num_items == 9
@@ -267,18 +225,20 @@ def test_a_partly_computed_segment_gives_what_is_needed_and_no_more():
     batch = Batch()
     trunk = batch.segment(None, 100)
     pending = batch.segment(trunk, 100)
-    batch.prompt(trunk, pending, end=130, num_rows=30)
+    batch.prompt(pending, end=130, num_rows=30)
     batch.decode(trunk)
     for plan in (batch.plan(), batch.flat()):
-        assert not np.isin(pending.slots[30:], plan.item_slots).any()
+        spans = zip(plan.item_slot_starts, plan.item_slot_ends, strict=True)
+        read = np.concatenate([plan.item_slots[start:end] for start, end in spans])
+        assert not np.isin(pending.slots[30:], read).any()
 
 
 def test_a_chunk_that_crosses_into_its_suffix_beside_one_that_uses_the_trunk_at_once():
     batch = Batch()
     trunk = batch.segment(None, 200)
     a, b = batch.segment(trunk, 50), batch.segment(trunk, 50)
-    batch.prompt(trunk, a, end=250, num_rows=250)
-    batch.prompt(trunk, b, end=250, num_rows=50)
+    batch.prompt(a, end=250, num_rows=250)
+    batch.prompt(b, end=250, num_rows=50)
     plan = batch.plan()
     assert items(plan) == [
         (0, 200, tuple(range(300))),
@@ -288,10 +248,8 @@ def test_a_chunk_that_crosses_into_its_suffix_beside_one_that_uses_the_trunk_at_
 
 
 def test_an_empty_step_has_an_empty_plan():
-    empty = np.zeros(0, dtype=np.int32)
-    for plan in (plan_shared([], empty, CostModel()), plan_flat([], empty, CostModel())):
+    for plan in (Batch().plan(), Batch().flat()):
         assert (plan.num_items, plan.num_rows) == (0, 0)
-        check_plan(plan, [], empty)
 
 
 def test_arrays_are_int32():
@@ -301,11 +259,95 @@ def test_arrays_are_int32():
         "item_row_starts",
         "item_slots",
         "item_slot_starts",
+        "item_slot_ends",
         "item_start_positions",
         "row_states",
         "row_state_starts",
     ):
         assert getattr(plan, name).dtype == np.int32, name
+
+
+def test_every_shared_segment_is_read_once_where_sharing_is_always_on():
+    batch = Batch()
+    trunk = batch.segment(None, 3)
+    branch = batch.segment(trunk, 2)
+    for leaf in (trunk, branch, branch):
+        batch.decode(leaf)
+    dear = CostModel(token_cost=1, state_cost=1000, item_cost=1000)
+    assert items(batch.plan(dear, "always")) == [
+        (0, 3, (0, 1, 2)),
+        (3, 2, (1, 2)),
+        (3, 1, (0,)),
+        (5, 1, (1,)),
+        (5, 1, (2,)),
+    ]
+    plain = batch.plan(dear)
+    assert plain.counts.num_shared_items == 0
+    always = batch.plan(dear, "always").counts
+    assert always.predicted_cost > plain.counts.predicted_cost, "by the model that was given"
+
+
+def test_branches_nested_300_deep_are_shared_where_that_pays():
+    batch = Batch()
+    leaf = None
+    for _ in range(300):
+        leaf = batch.segment(leaf, 5)
+        batch.decode(leaf)
+    plan = batch.plan(FREE_SHARING)
+    assert plan.counts.num_shared_items == 299
+    assert plan.counts.max_row_states == 300
+    assert plan.counts.tokens_read == 300 * 5 + 300
+
+
+def test_branches_nested_300_deep_are_folded_where_it_does_not():
+    """An item carries a few folded branches at most, which costs little and bounds the work."""
+    batch = Batch()
+    leaf = None
+    for _ in range(300):
+        leaf = batch.segment(leaf, 1)
+        batch.decode(leaf)
+    plan = batch.plan(CostModel(token_cost=1, state_cost=1e4, item_cost=1e4))
+    assert plan.counts.num_shared_items == 299 // (MAX_FOLDED_RUNS + 1)
+
+
+def test_the_counts_say_what_was_shared():
+    batch = Batch()
+    trunk = batch.segment(None, 1000)
+    left, right = batch.segment(trunk, 500), batch.segment(trunk, 2)
+    alone = batch.segment(None, 40)
+    for leaf in (left, left, left, right, right, trunk, alone):
+        batch.decode(leaf)
+    counts = batch.plan(CostModel(max_item_tokens=300)).counts
+    assert (counts.num_shared_items, counts.num_private_items) == (4 + 2, 7)
+    assert counts.num_cut_pieces == 3 + 1
+    assert counts.num_folded_segments == 1
+    assert counts.num_plain_rows == 1
+    assert (counts.num_shared_rows, counts.max_shared_rows) == (4 * 6 + 2 * 3, 6)
+    assert counts.max_row_states == 4 + 2 + 1
+    assert counts.max_branches == 3
+    assert counts.tokens_read == 1000 + 500 + 3 + 2 * 3 + 1 + 41
+    assert counts.tokens_read_flat == 3 * 1501 + 2 * 1003 + 1001 + 41
+    assert counts.origin == "rebuilt"
+
+
+def test_a_plan_that_is_wrong_is_found_out():
+    batch = Batch()
+    trunk = batch.segment(None, 500)
+    batch.decode(trunk, tail=3)
+    batch.decode(trunk, tail=3)
+    plan = batch.plan(CostModel())
+    broken = {
+        "item_slots": np.roll(plan.item_slots, 1),
+        "item_slot_ends": plan.item_slot_ends - np.int32([1, 0, 0]),
+        "item_start_positions": plan.item_start_positions + np.int32([0, 1, 0]),
+        "item_rows": plan.item_rows[::-1].copy(),
+        "row_states": plan.row_states[[1, 0, 2, 3]],
+    }
+    for name, value in broken.items():
+        with pytest.raises(AssertionError):
+            check_plan(
+                replace(plan, **{name: value}), batch.samples, batch.chunks(), batch.positions()
+            )
 
 
 def test_cost_models_that_make_no_sense_are_refused():

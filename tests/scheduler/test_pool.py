@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from treeserve.scheduler.pool import PagePool
+from treeserve.scheduler.tree.pool import PagePool
 
 
 def test_no_room_is_a_return_value_and_takes_nothing():
@@ -50,3 +50,30 @@ def test_check_finds_a_holder_that_nobody_knows():
     pool.allocate(1)
     with pytest.raises(AssertionError, match="holders that nobody knows"):
         pool.check(np.zeros(2, dtype=np.int32))
+
+
+def test_a_shared_page_is_given_back_once_for_each_time_it_is_named():
+    pool = PagePool(2, 4)
+    pages = pool.allocate(1)
+    for _ in range(3):
+        pool.retain(pages)
+    pool.release_shared(np.repeat(pages, 2))
+    assert pool.count(int(pages[0])) == 2
+    with pytest.raises(ValueError, match="last holder"):
+        pool.release_shared(np.repeat(pages, 2))
+    assert pool.count(int(pages[0])) == 2
+    pool.check()
+
+
+def test_any_order_of_taking_and_giving_back_keeps_every_page_once():
+    pool, random = PagePool(50, 4), np.random.default_rng(3)
+    held: list[np.ndarray] = []
+    for _ in range(300):
+        if held and random.random() < 0.5:
+            pool.release(held.pop(random.integers(len(held))))
+        elif (pages := pool.allocate(int(random.integers(0, 12)))) is not None:
+            held.append(pages)
+        counts = np.zeros(50, dtype=np.int32)
+        counts[np.concatenate([np.zeros(0, dtype=np.int32), *held])] = 1
+        pool.check(counts)
+        assert pool.num_free == 50 - counts.sum()

@@ -200,7 +200,9 @@ class TestTextStream:
         for event in events_of(encoded, prompter.tokenizer.encode("hi"), FinishReason.STOP):
             stream.push(event)
         usage = PromptUsage(1, 0, 0, 1)
-        last, finished = stream.finish(RequestEnded(stream.request_id, usage, "broke"))
+        last, finished = stream.finish(
+            RequestEnded(stream.request_id, usage, FinishReason.ERROR, "broke")
+        )
         assert isinstance(last, Delta)
         assert (last.sample_index, last.finish_reason) == (1, FinishReason.ERROR)
         assert isinstance(finished, Finished)

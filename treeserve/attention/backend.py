@@ -10,7 +10,7 @@ from treeserve.batch import Batch
 from treeserve.errors import ConfigError
 from treeserve.kernels.work_list import WorkList
 from treeserve.kv_cache import KVCache
-from treeserve.scheduler.cost import CostModel
+from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.step import Step
 
 AttentionBackendName: TypeAlias = Literal["reference", "torch", "triton"]

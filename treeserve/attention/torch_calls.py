@@ -163,9 +163,9 @@ def _bounded(
     row_positions = np.append(positions[plan.item_rows], 0).astype(np.int64)
     lowest = np.minimum.reduceat(row_positions, states.ravel())[::2]
     highest = np.maximum.reduceat(row_positions, states.ravel())[::2]
-    slot_starts = plan.item_slot_starts.astype(np.int64)
+    slot_starts = plan.item_slot_starts.astype(np.int64)[items]
     first_position = plan.item_start_positions.astype(np.int64)[items]
-    num_tokens = slot_starts[items + 1] - slot_starts[items]
+    num_tokens = plan.item_slot_ends.astype(np.int64)[items] - slot_starts
     end = np.clip(highest + 1 - first_position, 0, num_tokens)
     start = np.zeros_like(end)
     if window is not None:
@@ -173,7 +173,7 @@ def _bounded(
     whole = first_position + end - 1 <= lowest
     if window is not None:
         whole &= first_position + start > highest - window
-    tokens = np.stack([slot_starts[items] + start, slot_starts[items] + end], axis=1)
+    tokens = np.stack([slot_starts + start, slot_starts + end], axis=1)
     return _Pieces(items, states, tokens, whole).take(end > start)
 
 

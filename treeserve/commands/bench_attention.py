@@ -14,7 +14,7 @@ from treeserve.config import SchedulerConfig
 from treeserve.errors import ConfigError, TreeserveError
 from treeserve.scheduler.request import ScheduledRequest
 from treeserve.scheduler.scheduler import Scheduler
-from treeserve.scheduler.step import Step
+from treeserve.scheduler.step import Plan, Step
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,7 @@ def measure_tree(tree: str, args: argparse.Namespace, device: "torch.device") ->
     from treeserve.kv_cache import KVCache
 
     steps = {mode: decode_step(tree, mode) for mode in ("on", "off")}
-    num_slots = max(int(step.plan.item_slots.max()) for step in steps.values()) + 1
+    num_slots = max(_last_slot(step.plan) for step in steps.values()) + 1
     num_heads, num_kv_heads = _parse_heads(args.heads)
     dtype = getattr(torch, args.dtype)
     cache = KVCache([(num_kv_heads, args.head_dim)], num_slots, dtype, device)
@@ -221,6 +221,12 @@ def _parse_heads(heads: str) -> tuple[int, int]:
     if num_kv_heads < 1 or num_heads % num_kv_heads:
         raise ConfigError(f"--heads: {heads!r}: KV heads must divide query heads")
     return num_heads, num_kv_heads
+
+
+def _last_slot(plan: Plan) -> int:
+    """That any item reads."""
+    spans = zip(plan.item_slot_starts.tolist(), plan.item_slot_ends.tolist(), strict=True)
+    return max(int(plan.item_slots[start:end].max()) for start, end in spans)
 
 
 def _runner(

@@ -2,23 +2,30 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, get_args
 
-from treeserve.config import BackendName, DtypeName, SharingMode
+from treeserve.config import (
+    BackendName,
+    CalibrationMode,
+    DtypeName,
+    PolicyName,
+    SharingMode,
+)
 from treeserve.errors import ConfigError
 
+MODEL_OPTIONS = ("model", "dtype", "device", "backend")
 ENGINE_OPTIONS = (
-    "model",
-    "dtype",
-    "device",
-    "backend",
+    *MODEL_OPTIONS,
     "sharing",
     "num_pages",
     "page_size",
     "token_budget",
     "max_running",
+    "policy",
+    "reserve",
+    "calibration",
 )
 
 
@@ -54,13 +61,9 @@ def package_version() -> str:
         return "unknown"
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Options of treeserve.llm.EngineOptions; those that are not given are left out."""
-    group = parser.add_argument_group("engine")
-
-    def add(option: str, **kwargs: Any) -> None:
-        group.add_argument(option, default=argparse.SUPPRESS, **kwargs)
-
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is computed; those that are not given are left out."""
+    add = _adder(parser.add_argument_group("model"))
     add("--model", help='"embedded" (the default), a checkpoint folder, or a hub name')
     add("--dtype", choices=get_args(DtypeName), help="default: auto, as the checkpoint was saved")
     add("--device", help="auto (the default: cuda where there is one), cpu, cuda, cuda:1, …")
@@ -69,6 +72,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(BackendName),
         help="of attention; default: auto, triton on cuda and torch on a CPU",
     )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Options of treeserve.config.EngineOptions; those that are not given are left out."""
+    add_model_options(parser)
+    add = _adder(parser.add_argument_group("engine"))
     add(
         "--sharing",
         choices=get_args(SharingMode),
@@ -101,11 +110,37 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="samples that decode at once, at most; default: 256",
     )
+    add(
+        "--policy",
+        choices=get_args(PolicyName),
+        help="who is admitted next; default: tree, what shares first, with ageing; fcfs: first "
+        "come, first served; priority: the highest first; longest-prefix: for comparison, starves",
+    )
+    add(
+        "--reserve",
+        type=float,
+        metavar="PART",
+        help="of the memory that a sample may need in the end, the part that is kept free for it; "
+        "default: 0.25; 1: samples are never preempted",
+    )
+    add(
+        "--calibration",
+        choices=get_args(CalibrationMode),
+        help="costs by which sharing is planned; default: auto, as `treeserve calibrate` has "
+        "measured them, if it has; off: built-in ones",
+    )
 
 
 def given_engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """The engine options on the command line, by the names of EngineOptions."""
     return {name: getattr(args, name) for name in ENGINE_OPTIONS if hasattr(args, name)}
+
+
+def _adder(group: "argparse._ArgumentGroup") -> Callable[..., None]:
+    def add(option: str, **kwargs: Any) -> None:
+        group.add_argument(option, default=argparse.SUPPRESS, **kwargs)
+
+    return add
 
 
 def reject_together(args: argparse.Namespace, names: Sequence[str], option: str, why: str) -> None:

@@ -128,7 +128,8 @@ async def _load_unless(interrupted: asyncio.Event, engine_options: dict[str, Any
     loaded: asyncio.Future[BuiltEngine] = loop.create_future()
 
     def load() -> None:
-        from treeserve.llm import EngineOptions, build_engine
+        from treeserve.config import EngineOptions
+        from treeserve.llm import build_engine
 
         try:
             built = build_engine(EngineOptions(**engine_options))

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Collection
 
-from treeserve.scheduler.segment import Segment
+from treeserve.scheduler.tree.segment import Segment
 
 
 class KeptLogits:

@@ -1,13 +1,13 @@
-"""The path: the ordered segments that one prompt attends to."""
+"""The path: the ordered segments that a sample attends to before its tail."""
 
 from dataclasses import dataclass
 
-from treeserve.scheduler.segment import Segment
+from treeserve.scheduler.tree.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Everything from the root down to `leaf`, which ends where the prompt ends.
+    """Everything from the root down to `leaf`.
 
     The leaf outlives every split (a split puts the new segment above it), so a path is derived when
     it is read and always sees the tree as it is.

@@ -1,6 +1,11 @@
 """The segment: an immutable run of tokens whose KV is stored once, at fixed positions."""
 
+from typing import TypeAlias
+
 from treeserve.scheduler.step import Int32Array
+
+ChildKey: TypeAlias = tuple[str, int]
+"""(namespace, first token): what tells siblings apart, so that tenants never meet."""
 
 
 class Segment:
@@ -9,17 +14,24 @@ class Segment:
     Its tokens sit at positions `[start_position, end_position)`, token j in slot `slots[j]`, and it
     holds one reference on each of its pages. KV is computed for the first `num_computed` tokens;
     while that is fewer than all of them the segment is pending. A segment with computed tokens has
-    no pending ancestor.
+    no pending ancestor. All its tokens belong to one namespace: its parent's, or, beneath a public
+    parent, any one.
     """
 
     __slots__ = (
         "children",
+        "hits",
+        "inflation",
         "kept_index",
         "last_used",
+        "last_used_at",
+        "namespace",
         "num_computed",
         "pages",
         "parent",
         "pins",
+        "rank",
+        "retained_weight",
         "serial",
         "slots",
         "start_position",
@@ -36,6 +48,7 @@ class Segment:
         start_position: int,
         num_computed: int,
         serial: int,
+        namespace: str = "",
     ) -> None:
         self.parent = parent
         self.tokens = tokens
@@ -44,9 +57,20 @@ class Segment:
         self.start_position = start_position
         self.num_computed = num_computed
         self.serial = serial
-        self.children: dict[int, Segment] = {}
+        self.namespace = namespace
+        self.children: dict[ChildKey, Segment] = {}
         self.pins = 0
+        self.hits = 0
+        """Requests whose path it was on."""
         self.last_used = 0
+        """In the eviction order's own ticks."""
+        self.last_used_at = 0.0
+        """Seconds, on the tree's clock."""
+        self.inflation = 0.0
+        """Of the eviction order, when it was last used."""
+        self.retained_weight = 0.0
+        self.rank: tuple[float, int, int] | None = None
+        """In the eviction order; None while it is not there."""
         self.kept_index: int | None = None
         """Entry of the kept-logits table that holds the logits after the last token."""
 
@@ -71,11 +95,29 @@ class Segment:
     def is_root(self) -> bool:
         return len(self.tokens) == 0
 
+    @property
+    def key(self) -> ChildKey:
+        """Among its siblings."""
+        return (self.namespace, int(self.tokens[0]))
+
+    def take_use_of(self, other: "Segment") -> None:
+        """For the upper part of a split: as pinned, as often hit and as recently used."""
+        self.pins, self.hits = other.pins, other.hits
+        self.last_used, self.last_used_at = other.last_used, other.last_used_at
+        self.inflation = other.inflation
+
+    def keep_first(self, num_tokens: int, num_pages: int) -> None:
+        """Loses its last tokens, and the pages after the first `num_pages`."""
+        self.tokens = _first(self.tokens, num_tokens)
+        self.slots = _first(self.slots, num_tokens)
+        self.pages = _first(self.pages, num_pages)
+        self.num_computed = min(self.num_computed, num_tokens)
+
 
 class Root(Segment):
     """The empty segment above everything that one namespace shares."""
 
-    __slots__ = ("namespace",)
+    __slots__ = ("__weakref__",)
 
     def __init__(self, namespace: str, empty: Int32Array) -> None:
         super().__init__(
@@ -86,5 +128,11 @@ class Root(Segment):
             start_position=0,
             num_computed=0,
             serial=0,
+            namespace=namespace,
         )
-        self.namespace = namespace
+
+
+def _first(array: Int32Array, length: int) -> Int32Array:
+    """A view, or a copy where a view would keep much more memory alive than it shows."""
+    view = array[:length]
+    return view.copy() if array.base is not None and array.base.size > 4 * length else view

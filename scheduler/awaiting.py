@@ -1,0 +1,41 @@
+"""Samples that wait for the logits after their leaf, by leaf, in the order of their starts."""
+
+from collections.abc import Collection
+
+from treeserve.scheduler.live import LiveRequest, LiveSample
+from treeserve.scheduler.tree.segment import Segment
+
+
+class Awaiting:
+    """Samples whose tails are empty. All that wait at one leaf draw from the same logits."""
+
+    def __init__(self) -> None:
+        self._by_leaf: dict[Segment, dict[LiveSample, None]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(samples) for samples in self._by_leaf.values())
+
+    def __contains__(self, leaf: Segment) -> bool:
+        return leaf in self._by_leaf
+
+    def leaves(self) -> list[Segment]:
+        return list(self._by_leaf)
+
+    def samples(self, leaf: Segment) -> Collection[LiveSample]:
+        return self._by_leaf[leaf]
+
+    def first_request(self, leaf: Segment) -> LiveRequest:
+        """Whose request computes what the leaf's path misses."""
+        return next(iter(self._by_leaf[leaf])).request
+
+    def all(self) -> list[LiveSample]:
+        return [sample for samples in self._by_leaf.values() for sample in samples]
+
+    def join(self, sample: LiveSample) -> None:
+        self._by_leaf.setdefault(sample.leaf, {})[sample] = None
+
+    def leave(self, sample: LiveSample) -> None:
+        samples = self._by_leaf[sample.leaf]
+        del samples[sample]
+        if not samples:
+            del self._by_leaf[sample.leaf]

@@ -1,0 +1,62 @@
+"""The scheduler in numbers, between two steps."""
+
+from dataclasses import dataclass
+
+from treeserve.scheduler.request import PromptUsage
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the scheduler counts as it goes: since the start, and seconds of the last step."""
+
+    num_forked: int = 0
+    num_expired: int = 0
+    """Requests that their deadlines ended."""
+    prompt_tokens: int = 0
+    """Of requests that ended: sent, and where they came from."""
+    cached_prompt_tokens: int = 0
+    shared_prompt_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    recomputed_tokens: int = 0
+    plan_seconds: float = 0.0
+    schedule_seconds: float = 0.0
+    """The plan among it."""
+    complete_seconds: float = 0.0
+    step_seconds: float = 0.0
+    """From the step's decision to its result."""
+    predicted_seconds: float = 0.0
+    """What was expected of that."""
+
+    def add_usage(self, usage: PromptUsage) -> None:
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_prompt_tokens += usage.cached_tokens
+        self.shared_prompt_tokens += usage.shared_tokens
+        self.computed_prompt_tokens += usage.computed_tokens
+        self.recomputed_tokens += usage.recomputed_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerCounts:
+    """What is so at this moment, and what was counted until now."""
+
+    running_samples: int
+    awaiting_samples: int
+    """Of the running ones, those whose context is not computed yet."""
+    waiting_requests: int
+    startable_requests: int
+    """Admitted requests of which samples wait for memory."""
+    used_pages: int
+    """Held by anything, the cache among it."""
+    cached_pages: int
+    """Of those, the ones that only the tree holds and that can be evicted."""
+    reserved_pages: int
+    """Promised to running samples and not yet taken."""
+    total_pages: int
+    retained_tokens: int
+    """Cached tokens that a retention favours."""
+    evicted_tokens: int
+    """Since the start."""
+    preempted_samples: int
+    """Since the start."""
+    tally: Tally
+    """A copy."""

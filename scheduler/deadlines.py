@@ -1,0 +1,33 @@
+"""Deadlines of live requests, soonest first."""
+
+from sortedcontainers import SortedList
+
+
+class Deadlines:
+    """A request without one is not in it."""
+
+    def __init__(self) -> None:
+        self._order: SortedList = SortedList()
+        self._by_id: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def add(self, request_id: str, deadline: float | None) -> None:
+        if deadline is not None:
+            self._by_id[request_id] = deadline
+            self._order.add((deadline, request_id))
+
+    def discard(self, request_id: str) -> None:
+        deadline = self._by_id.pop(request_id, None)
+        if deadline is not None:
+            self._order.remove((deadline, request_id))
+
+    def passed(self, now: float) -> list[str]:
+        """Requests whose deadline is not after `now`."""
+        passed = []
+        for deadline, request_id in self._order:
+            if deadline > now:
+                break
+            passed.append(request_id)
+        return passed

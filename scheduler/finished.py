@@ -1,0 +1,70 @@
+"""What samples drew that ended not long ago, so that they can still be branched."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from treeserve.errors import InvalidRequest
+from treeserve.scheduler.request import ScheduledFork, ScheduledRequest
+from treeserve.scheduler.step import SampleKey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FinishedSample:
+    """What it was asked and what it drew; whether the KV is still cached is the tree's business."""
+
+    request: ScheduledRequest
+    drawn: tuple[int, ...]
+
+
+class FinishedSamples:
+    """The last ones to end, as many as have at most `max_tokens` tokens, prompts counted."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._num_tokens = 0
+        self._samples: OrderedDict[SampleKey, FinishedSample] = OrderedDict()
+
+    def add(self, key: SampleKey, sample: FinishedSample) -> None:
+        self.discard(key)
+        self._samples[key] = sample
+        self._num_tokens += _num_tokens(sample)
+        while self._num_tokens > self._max_tokens and self._samples:
+            self.discard(next(iter(self._samples)))
+
+    def get(self, key: SampleKey) -> FinishedSample | None:
+        return self._samples.get(key)
+
+    def discard(self, key: SampleKey) -> None:
+        """Its id may be in use again."""
+        sample = self._samples.pop(key, None)
+        if sample is not None:
+            self._num_tokens -= _num_tokens(sample)
+
+
+def fork_request(fork: ScheduledFork, parent: FinishedSample) -> ScheduledRequest:
+    """The branch as a request of its own."""
+    if not 0 <= fork.num_tokens <= len(parent.drawn):
+        raise InvalidRequest(
+            "num_tokens",
+            f"must be between 0 and the {len(parent.drawn)} tokens that the parent drew, "
+            f"got {fork.num_tokens}",
+        )
+    drawn = np.array(parent.drawn[: fork.num_tokens], dtype=np.int32)
+    return ScheduledRequest(
+        request_id=fork.request_id,
+        prompt=np.concatenate([parent.request.prompt, drawn]),
+        num_samples=fork.num_samples,
+        max_tokens=fork.max_tokens,
+        stop_token_ids=fork.stop_token_ids,
+        namespace=parent.request.namespace,
+        num_public_tokens=parent.request.num_public_tokens,
+        tenant=parent.request.tenant,
+        priority=fork.priority,
+        deadline=fork.deadline,
+    )
+
+
+def _num_tokens(sample: FinishedSample) -> int:
+    return len(sample.request.prompt) + len(sample.drawn)

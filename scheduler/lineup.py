@@ -1,0 +1,124 @@
+"""The line-up: which samples start next, those of admitted requests first, then those that wait."""
+
+from collections.abc import Iterable
+
+from sortedcontainers import SortedDict
+
+from treeserve.scheduler.admission import Admission
+from treeserve.scheduler.live import LiveRequest, LiveSample
+from treeserve.scheduler.queue.waiting_queue import WaitingQueue
+from treeserve.scheduler.tree.radix_tree import RadixTree
+
+
+class Lineup:
+    """Admitted requests of which samples wait for memory, by turn, and the waiting queue.
+
+    Nobody is admitted while an earlier request still waits for memory, nor while the tokens that
+    are pending fill the step: what waits in the queue can still be put into a better order.
+    """
+
+    def __init__(self, tree: RadixTree, admission: Admission, queue: WaitingQueue) -> None:
+        self._tree = tree
+        self._admission = admission
+        self._queue = queue
+        self._num_turns = 0
+        self._startable: SortedDict = SortedDict()
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def num_startable(self) -> int:
+        return len(self._startable)
+
+    def is_waiting(self, request_id: str) -> bool:
+        return request_id in self._queue
+
+    def push(self, request: LiveRequest, now: float) -> None:
+        self._queue.push(request, now)
+
+    def put_back(self, preempted: Iterable[LiveSample]) -> None:
+        """They start again in their request's turn."""
+        for sample in preempted:
+            self._startable[sample.request.turn] = sample.request
+
+    def discard(self, request: LiveRequest) -> None:
+        """The request has no sample left to start."""
+        if request.turn is None:
+            self._queue.remove(request.request_id)
+        else:
+            self._startable.pop(request.turn, None)
+
+    def start(self, num_prompt_rows: int, now: float) -> None:
+        """Starts what there is memory for and what keeps so many rows of a step busy."""
+        if self._start_admitted():
+            self._admit(num_prompt_rows, now)
+        if not self._admission.num_running and (self._startable or len(self._queue)):
+            self._start_in_empty_pool(now)
+
+    def check(self, live: Iterable[LiveRequest]) -> None:
+        """Raises AssertionError unless every live request is where it belongs."""
+        self._queue.check()
+        num_queued = 0
+        for request in live:
+            waits = request.request_id in self._queue
+            num_queued += waits
+            assert waits == (request.turn is None), f"{request.request_id} lost its turn"
+            listed = not waits and self._startable.get(request.turn) is request
+            assert listed == (not waits and request.is_startable), "a sample is never started"
+            assert not waits or not (request.running or request.preempted), "started, and waits"
+        assert num_queued == len(self._queue), "the queue holds requests that are gone"
+        assert all(request.is_startable for request in self._startable.values())
+
+    def _start_admitted(self) -> bool:
+        while self._startable:
+            turn, request = self._startable.peekitem(0)
+            if not self._start_samples(request):
+                return False
+            del self._startable[turn]
+        return True
+
+    def _admit(self, num_prompt_rows: int, now: float) -> None:
+        if not len(self._queue):
+            return
+        for request in self._queue.candidates(now):
+            if self._admission.is_full or self._tree.num_pending_tokens >= num_prompt_rows:
+                return
+            if self._admission.start(request) is not None and not self._take_turn(request):
+                return
+
+    def _take_turn(self, request: LiveRequest) -> bool:
+        """Its first sample has started; whether all others have."""
+        self._queue.remove(request.request_id)
+        request.turn = self._num_turns
+        self._num_turns += 1
+        if request.trunk is not None:
+            self._tree.count_hit(request.trunk)
+        num_computed = self._tree.locate(request.prefix).num_computed
+        request.num_known_tokens = min(request.num_known_tokens, num_computed)
+        if self._start_samples(request):
+            return True
+        self._startable[request.turn] = request
+        return False
+
+    def _start_samples(self, request: LiveRequest) -> bool:
+        while request.is_startable:
+            if self._admission.start(request) is None:
+                return False
+        return True
+
+    def _start_in_empty_pool(self, now: float) -> None:
+        # A cached prefix in many pieces can pin more pages than its tokens alone would take.
+        self._tree.clear()
+        if self._startable:
+            turn, request = self._startable.peekitem(0)
+            started = self._admission.start(request)
+            if not request.is_startable:
+                del self._startable[turn]
+        else:
+            request = next(iter(self._queue.candidates(now)))
+            started = self._admission.start(request)
+            if started is not None:
+                self._take_turn(request)
+        assert started is not None, f"{request.request_id} does not fit into an empty pool"

@@ -1,0 +1,1 @@
+"""The plan: from the samples' paths to work items."""

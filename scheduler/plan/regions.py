@@ -1,0 +1,82 @@
+"""Where every item's slots lie in the arena; what stays from plan to plan is not copied again."""
+
+from typing import TypeAlias
+
+import numpy as np
+
+from treeserve.scheduler.plan.arena import Region, SlotArena
+from treeserve.scheduler.plan.tail_items import TailItems, path_slots
+from treeserve.scheduler.step import Int32Array, Int64Array
+from treeserve.scheduler.tail import Tail
+from treeserve.scheduler.tree.segment import Segment
+
+_Key: TypeAlias = tuple[Segment, int, int]
+"""Of the tokens at positions `[start, end)` of the segment's path."""
+
+
+class ItemRegions:
+    """The regions of one plan after another: `begin`, then place each kind of item."""
+
+    def __init__(self) -> None:
+        self._arena = SlotArena()
+        self._runs: dict[_Key, Region] = {}
+        self._chunks: list[Region] = []
+        self.tails = TailItems(self._arena)
+
+    @property
+    def slots(self) -> Int32Array:
+        """The arena as far as it is in use; good until the next plan."""
+        return self._arena.slots
+
+    def begin(self) -> None:
+        """The last plan is no longer read."""
+        for region in self._chunks:
+            self._arena.free(region)
+        self._chunks = []
+        if self._arena.is_sparse:
+            self._compact()
+
+    def place_runs(self, bottoms: list[Segment], starts: Int64Array, ends: Int64Array) -> list[int]:
+        """[num_items] the first entry of each shared item, which ends with that segment."""
+        old, self._runs = self._runs, {}
+        firsts = []
+        for key in zip(bottoms, starts.tolist(), ends.tolist(), strict=True):
+            region = old.pop(key, None) or self._copy(*key)
+            self._runs[key] = region
+            firsts.append(region.start)
+        for region in old.values():
+            self._arena.free(region)
+        return firsts
+
+    def place_chunks(
+        self, leaves: list[Segment], starts: Int64Array, ends: Int64Array
+    ) -> list[int]:
+        """[num_items] the first entry of each item that one chunk reads alone."""
+        keys = zip(leaves, starts.tolist(), ends.tolist(), strict=True)
+        self._chunks = [self._copy(*key) for key in keys]
+        return [region.start for region in self._chunks]
+
+    def place_tails(
+        self, leaves: list[Segment], tails: list[Tail], starts: Int64Array, ends: Int64Array
+    ) -> Int64Array:
+        """[num_items] the first entry of each decoding sample's own item."""
+        self.tails.place(leaves, tails, starts)
+        self.tails.fill(ends - starts)
+        return self.tails.region_starts
+
+    def _compact(self) -> None:
+        runs = np.array([*self._runs.values()], dtype=np.int64).reshape(-1, 2)
+        starts = np.concatenate([runs[:, 0], self.tails.region_starts])
+        ends = np.concatenate([runs[:, 1], self.tails.region_ends])
+        moved = self._arena.compact(starts, ends)
+        shifted = (runs + (moved - starts)[: len(runs), None]).tolist()
+        self._runs = {key: Region(*at) for key, at in zip(self._runs, shifted, strict=True)}
+        self.tails.shift((moved - starts)[len(runs) :])
+
+    def _copy(self, leaf: Segment, start: int, end: int) -> Region:
+        region = self._arena.allocate(end - start)
+        at = region.start
+        for piece in path_slots(leaf, start, end):
+            self._arena.entries[at : at + len(piece)] = piece
+            at += len(piece)
+        return region

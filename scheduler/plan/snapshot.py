@@ -1,0 +1,101 @@
+"""The plan explained: what became of every shared segment, and why, as plain data."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from treeserve.config import SharingMode
+from treeserve.scheduler.plan.decide import Decisions
+from treeserve.scheduler.plan.layout import Pieces
+from treeserve.scheduler.plan.trie import Trie
+from treeserve.scheduler.step import Plan, PlanCounts
+
+Decision: TypeAlias = Literal["own", "folded"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """A segment that several samples or prompts of the step read."""
+
+    serial: int
+    start_position: int
+    end_position: int
+    num_rows: int
+    """Beneath it."""
+    decision: Decision
+    """own: read once, in an item of its own or of several segments with the same readers; folded:
+    read in the items beneath, once in each."""
+    item_start_position: int
+    """Where the item starts that ends with this run of segments, or would; before the segment if it
+    carries tokens from above."""
+    num_pieces: int
+    """Into which that item is cut; 0 if folded."""
+    own_cost: float
+    """Of the segment and all beneath it, by the cost model, with an item of its own."""
+    folded_cost: float
+    """Of the same where it is folded."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSnapshot:
+    """Shared segments, uppermost first; all other items are plain ones."""
+
+    segments: tuple[PlannedSegment, ...]
+    num_plain_items: int
+    counts: PlanCounts
+
+
+def take_snapshot(
+    trie: Trie, decisions: Decisions, pieces: Pieces, plan: Plan, sharing: SharingMode
+) -> PlanSnapshot:
+    """The plan that the others led to."""
+    segments: list[PlannedSegment] = []
+    item = 0
+    for run in range(len(trie)):
+        num_pieces = 0
+        if decisions.owns[run]:
+            own = pieces.of_item(item)
+            num_pieces = own.stop - own.start
+            item += 1
+        segments += _planned_run(trie, decisions, run, num_pieces, sharing)
+    return PlanSnapshot(
+        segments=tuple(segments),
+        num_plain_items=plan.counts.num_private_items,
+        counts=plan.counts,
+    )
+
+
+def _planned_run(
+    trie: Trie, decisions: Decisions, run: int, num_pieces: int, sharing: SharingMode
+) -> list[PlannedSegment]:
+    own_cost, folded_cost = float(decisions.own_costs[run]), float(decisions.folded_costs[run])
+    reason = _reason(num_pieces > 0, own_cost, folded_cost, int(trie.num_rows[run]), sharing)
+    start, end = int(trie.starts[run]), int(trie.ends[run])
+    segment, planned = trie.bottoms[run], []
+    while segment.parent is not None and segment.end_position > start:
+        planned.append(
+            PlannedSegment(
+                serial=segment.serial,
+                start_position=segment.start_position,
+                end_position=min(segment.end_position, end),
+                num_rows=int(trie.num_rows[run]),
+                decision="own" if num_pieces else "folded",
+                item_start_position=int(decisions.item_starts[run]),
+                num_pieces=num_pieces,
+                own_cost=own_cost,
+                folded_cost=folded_cost,
+                reason=reason,
+            )
+        )
+        segment = segment.parent
+    return planned[::-1]
+
+
+def _reason(
+    is_own: bool, own_cost: float, folded_cost: float, num_rows: int, sharing: SharingMode
+) -> str:
+    costs = f"{own_cost:.6g} in an item of its own, {folded_cost:.6g} folded into those beneath"
+    if sharing == "always":
+        return f"sharing is always on: {num_rows} rows read it in one item"
+    verdict = "own item is cheaper" if is_own else "own item would not pay"
+    return f"{verdict} for {num_rows} rows: {costs}"

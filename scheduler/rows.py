@@ -1,0 +1,105 @@
+"""The rows of samples that decode: one each, in arrays that change little from step to step."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treeserve.scheduler.live import LiveSample
+from treeserve.scheduler.step import NO_SLOT, Int32Array, SampleKey
+
+
+class DecodeRows:
+    """Row i is the last drawn token of `samples[i]`, whose `row` is i.
+
+    A sample that leaves gives its row to the last one, so the others keep theirs.
+    """
+
+    def __init__(self, max_rows: int, page_size: int) -> None:
+        self._page_size = page_size
+        self.samples: list[LiveSample] = []
+        self.num_by_tenant: Counter[str] = Counter()
+        self._keys: tuple[SampleKey, ...] | None = ()
+        self._token_ids = np.zeros(max_rows, dtype=np.int32)
+        self._positions = np.zeros(max_rows, dtype=np.int32)
+        self._slots = np.zeros(max_rows, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def token_ids(self) -> Int32Array:
+        """[num_rows]"""
+        return self._token_ids[: len(self.samples)]
+
+    @property
+    def positions(self) -> Int32Array:
+        """[num_rows]"""
+        return self._positions[: len(self.samples)]
+
+    @property
+    def slots(self) -> Int32Array:
+        """[num_rows] where each row's KV goes; NO_SLOT where a page is needed first."""
+        return self._slots[: len(self.samples)]
+
+    @property
+    def keys(self) -> tuple[SampleKey, ...]:
+        """Of all rows; the same object until one joins or leaves."""
+        if self._keys is None:
+            self._keys = tuple(sample.key for sample in self.samples)
+        return self._keys
+
+    def join(self, sample: LiveSample) -> None:
+        """A sample that has drawn its first token since its leaf."""
+        row = sample.row = len(self.samples)
+        self.samples.append(sample)
+        self._keys = None
+        self.num_by_tenant[sample.request.tenant] += 1
+        self._token_ids[row] = sample.tail.tokens[-1]
+        self._positions[row] = sample.tail.end_position - 1
+        self._slots[row] = NO_SLOT if sample.tail.needs_page else sample.tail.slots[-1]
+
+    def leave(self, sample: LiveSample) -> None:
+        row, last = sample.row, len(self.samples) - 1
+        assert row is not None, f"{sample.key} has no row"
+        moved = self.samples.pop()
+        if moved is not sample:
+            self.samples[row] = moved
+            moved.row = row
+            for array in (self._token_ids, self._positions, self._slots):
+                array[row] = array[last]
+        sample.row = None
+        self._keys = None
+        self.num_by_tenant[sample.request.tenant] -= 1
+        if not self.num_by_tenant[sample.request.tenant]:
+            del self.num_by_tenant[sample.request.tenant]
+
+    def advance(self, token_ids: Int32Array) -> None:
+        """Every row drew one more token [num_rows]; the samples' tails hold it already."""
+        num_rows = len(self.samples)
+        self._token_ids[:num_rows] = token_ids
+        self._positions[:num_rows] += 1
+        slots = self._slots[:num_rows]
+        slots += 1
+        slots[slots % self._page_size == 0] = NO_SLOT
+
+    def without_slot(self) -> NDArray[np.intp]:
+        """The rows whose tails need a page."""
+        return np.flatnonzero(self.slots == NO_SLOT)
+
+    def set_slots(self, rows: Sequence[int], slots: Int32Array) -> None:
+        self._slots[rows] = slots
+
+    def check(self) -> None:
+        """Raises AssertionError unless the arrays say what the samples say."""
+        for row, sample in enumerate(self.samples):
+            tail = sample.tail
+            assert sample.row == row, f"{sample.key} has another row"
+            assert tail.tokens[-1] == self._token_ids[row], f"{sample.key}: another token"
+            assert tail.end_position - 1 == self._positions[row], f"{sample.key}: moved"
+            slot = NO_SLOT if tail.needs_page else tail.slots[-1]
+            assert slot == self._slots[row], f"{sample.key}: another slot"
+        tenants = Counter(sample.request.tenant for sample in self.samples)
+        assert tenants == self.num_by_tenant, "tenants are miscounted"
+        assert self.keys == tuple(sample.key for sample in self.samples), "stale keys"
