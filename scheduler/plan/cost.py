@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 class CostModel:
     """Costs in any one unit; only their ratios matter. Measured by whoever runs the kernels.
 
-    An item of t tokens and r rows costs `token_cost * t + item_cost + state_cost * r`. What every
-    plan does alike (each row's arithmetic over all its tokens) is left out.
+    An item of t tokens and r rows costs `token_cost * t + item_cost + state_cost * r`, and a step
+    in which any row has more than one state costs `sharing_cost` besides. What every plan does
+    alike (each row's arithmetic over all its tokens) is left out.
     """
 
     token_cost: float = 1.0
@@ -20,14 +21,20 @@ class CostModel:
     """Writing and merging one row's state."""
     item_cost: float = 64.0
     """Starting one item."""
+    sharing_cost: float = 0.0
+    """Merging states at all, once a step; rows with a single state each need no merge."""
     max_item_tokens: int | None = None
     """Longer items are cut, so that a few long ones occupy the whole device. None: never."""
 
     def __post_init__(self) -> None:
-        if min(self.token_cost, self.state_cost, self.item_cost) < 0:
+        if min(self.token_cost, self.state_cost, self.item_cost, self.sharing_cost) < 0:
             raise ValueError("costs must not be negative")
         if self.max_item_tokens is not None and self.max_item_tokens < 1:
             raise ValueError("max_item_tokens must be at least 1")
+
+    def must_merge(self, ends: NDArray[np.int64]) -> bool:
+        """Whether any reader of so many tokens has several states in every plan: it is cut."""
+        return self.max_item_tokens is not None and ends.max(initial=0) > self.max_item_tokens
 
     def items_cost(
         self, num_tokens: NDArray[np.int64], num_rows: NDArray[np.int64] | np.int64

@@ -22,6 +22,7 @@ def count_plan(
     num_items, num_states = len(pieces.items), len(states.item_rows)
     num_shared = int(pieces.firsts[items.num_shared])
     shared_rows = np.diff(states.item_row_starts[: num_shared + 1])
+    max_row_states = int(np.diff(states.row_state_starts).max(initial=0))
     tokens_read = int(pieces.lengths.sum())
     is_alone = np.append(decisions.lowest_own, -1)[trie.reader_runs] < 0
     branches = np.bincount(np.append(trie.parents, trie.reader_runs) + 1, minlength=1)[1:]
@@ -35,11 +36,12 @@ def count_plan(
         tokens_read_flat=int(readers.ends.sum()),
         num_shared_rows=int(shared_rows.sum()),
         max_shared_rows=int(shared_rows.max(initial=0)),
-        max_row_states=int(np.diff(states.row_state_starts).max(initial=0)),
+        max_row_states=max_row_states,
         max_branches=int(branches.max(initial=0)),
         predicted_cost=float(
             cost_model.token_cost * tokens_read
             + cost_model.item_cost * num_items
             + cost_model.state_cost * num_states
+            + cost_model.sharing_cost * (max_row_states > 1)
         ),
     )

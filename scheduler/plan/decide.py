@@ -1,6 +1,6 @@
 """What is shared: for each run of the trie its own item, or none and its tokens read beneath."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,33 @@ class Decisions:
     """Of the run and all beneath it, with its own item."""
     folded_costs: NDArray[np.float64]
     """Of the same where it is folded."""
+    saved_cost: float = 0.0
+    """What sharing saves in the step as a whole, or would, against a single state for every row;
+    merging is not counted."""
+    merging_cost: float = 0.0
+    """What it has to save more than: nothing where no row or every plan merges."""
 
 
 def decide(trie: Trie, readers: Readers, cost_model: CostModel) -> Decisions:
-    """The cheapest choice by the cost model that folds at most MAX_FOLDED_RUNS in a row.
+    """The cheapest choice by the cost model: shared as cheaply as can be, or nothing to merge."""
+    shared = _share(trie, readers, cost_model)
+    if not shared.owns.any():
+        return shared
+    unmerged = _leave_unmerged(shared, trie, readers, cost_model)
+    merges = (shared.owns & ~(unmerged.owns & (shared.item_starts == 0))).any()
+    is_free = not merges or cost_model.must_merge(readers.ends)
+    decisions = replace(
+        shared,
+        saved_cost=unmerged.saved_cost,
+        merging_cost=0.0 if is_free else cost_model.sharing_cost,
+    )
+    if decisions.saved_cost > decisions.merging_cost:
+        return decisions
+    return replace(unmerged, merging_cost=decisions.merging_cost)
+
+
+def _share(trie: Trie, readers: Readers, cost_model: CostModel) -> Decisions:
+    """The least sum of the items' costs that folds at most MAX_FOLDED_RUNS in a row.
 
     Entry f of `below[k]` is the least cost of everything beneath run k if the items there carry f
     runs, the lowest ones from k on upwards; none of them if k has its own item.
@@ -108,3 +131,38 @@ def _descend(
         own_costs=own[every, chosen],
         folded_costs=folded[every, chosen],
     )
+
+
+def _leave_unmerged(
+    shared: Decisions, trie: Trie, readers: Readers, cost_model: CostModel
+) -> Decisions:
+    """The cheapest choice that leaves every row a single state, if nothing has to be cut.
+
+    Only what ends with a run for all of its readers can still be read together, from position 0.
+    """
+    sharing = np.flatnonzero(trie.reader_runs >= 0)
+    runs, ends = trie.reader_runs[sharing], readers.ends[sharing]
+    alone = cost_model.items_cost(ends, readers.num_rows[sharing])
+    folded = np.bincount(runs, weights=alone, minlength=len(trie))
+    own = cost_model.items_cost(trie.ends, trie.num_rows)
+    owns = _ends_readers(trie, runs, ends) & (own <= folded)
+    roots = trie.levels[0]
+    least = np.minimum(shared.own_costs[roots], shared.folded_costs[roots]).sum()
+    return Decisions(
+        owns=owns,
+        item_starts=np.where(owns, 0, shared.item_starts),
+        below_starts=np.where(owns, trie.ends, 0),
+        lowest_own=np.where(owns, np.arange(len(trie)), -1),
+        own_costs=np.where(owns, own, shared.own_costs),
+        folded_costs=np.where(owns, folded, shared.folded_costs),
+        saved_cost=float(np.where(owns, own, folded).sum() - least),
+    )
+
+
+def _ends_readers(trie: Trie, runs: Int64Array, ends: Int64Array) -> BoolArray:
+    """[num_runs] whether nobody beneath the run reads on; readers end at `ends`, below `runs`."""
+    deepest = np.zeros(len(trie), dtype=np.int64)
+    np.maximum.at(deepest, runs, ends)
+    ends_all: BoolArray = deepest <= trie.ends
+    ends_all[trie.parents[trie.parents >= 0]] = False
+    return ends_all

@@ -52,7 +52,9 @@ class Planner:
         self._sharing = sharing
         self._deciding_costs = cost_model
         if sharing == "always":
-            self._deciding_costs = replace(cost_model, state_cost=0.0, item_cost=0.0)
+            self._deciding_costs = replace(
+                cost_model, state_cost=0.0, item_cost=0.0, sharing_cost=0.0
+            )
         self._regions = ItemRegions()
         self._last: _Planned | None = None
 

@@ -42,6 +42,11 @@ class PlanSnapshot:
 
     segments: tuple[PlannedSegment, ...]
     num_plain_items: int
+    saved_cost: float
+    """What sharing saves in the step as a whole, or would, by the cost model; merging not counted.
+    """
+    merging_cost: float
+    """What that has to exceed; else nothing is shared that would have to be merged."""
     counts: PlanCounts
 
 
@@ -61,6 +66,8 @@ def take_snapshot(
     return PlanSnapshot(
         segments=tuple(segments),
         num_plain_items=plan.counts.num_private_items,
+        saved_cost=decisions.saved_cost,
+        merging_cost=decisions.merging_cost,
         counts=plan.counts,
     )
 
@@ -69,7 +76,9 @@ def _planned_run(
     trie: Trie, decisions: Decisions, run: int, num_pieces: int, sharing: SharingMode
 ) -> list[PlannedSegment]:
     own_cost, folded_cost = float(decisions.own_costs[run]), float(decisions.folded_costs[run])
-    reason = _reason(num_pieces > 0, own_cost, folded_cost, int(trie.num_rows[run]), sharing)
+    reason = f"sharing is always on: {int(trie.num_rows[run])} rows read it in one item"
+    if sharing != "always":
+        reason = _reason(decisions, run, int(trie.num_rows[run]))
     start, end = int(trie.starts[run]), int(trie.ends[run])
     segment, planned = trie.bottoms[run], []
     while segment.parent is not None and segment.end_position > start:
@@ -91,11 +100,17 @@ def _planned_run(
     return planned[::-1]
 
 
-def _reason(
-    is_own: bool, own_cost: float, folded_cost: float, num_rows: int, sharing: SharingMode
-) -> str:
+def _reason(decisions: Decisions, run: int, num_rows: int) -> str:
+    own_cost, folded_cost = decisions.own_costs[run], decisions.folded_costs[run]
     costs = f"{own_cost:.6g} in an item of its own, {folded_cost:.6g} folded into those beneath"
-    if sharing == "always":
-        return f"sharing is always on: {num_rows} rows read it in one item"
-    verdict = "own item is cheaper" if is_own else "own item would not pay"
-    return f"{verdict} for {num_rows} rows: {costs}"
+    if decisions.owns[run]:
+        reason, saves = f"own item is cheaper for {num_rows} rows: {costs}", "saves"
+    elif own_cost < folded_cost:
+        reason = f"own item would pay for {num_rows} rows, but sharing as a whole not: {costs}"
+        saves = "would save"
+    else:
+        return f"own item would not pay for {num_rows} rows: {costs}"
+    if decisions.owns[run] and decisions.merging_cost == 0:
+        return reason
+    saved, merging = f"{decisions.saved_cost:.6g}", f"{decisions.merging_cost:.6g}"
+    return f"{reason}; the step as a whole: sharing {saves} {saved}, and merging costs {merging}"

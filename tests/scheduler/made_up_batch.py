@@ -95,3 +95,13 @@ def path_of(leaf: Segment) -> tuple[Segment, ...]:
         path.append(leaf)
         leaf = leaf.parent
     return tuple(reversed(path))
+
+
+def items(plan: Plan) -> list[tuple[int, int, tuple[int, ...]]]:
+    """(start position, tokens, rows) of each item."""
+    rows = np.split(plan.item_rows, plan.item_row_starts[1:-1])
+    lengths = plan.item_slot_ends - plan.item_slot_starts
+    return [
+        (int(start), int(length), tuple(r.tolist()))
+        for start, length, r in zip(plan.item_start_positions, lengths, rows, strict=True)
+    ]

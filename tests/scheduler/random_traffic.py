@@ -24,6 +24,7 @@ from treeserve.scheduler.tree.prefix import Prefix
 COST_MODELS = [
     CostModel(token_cost=1, state_cost=0, item_cost=0),
     CostModel(token_cost=1, state_cost=2, item_cost=8),
+    CostModel(token_cost=1, state_cost=2, item_cost=0, sharing_cost=60),
     CostModel(token_cost=1, state_cost=1, item_cost=4, max_item_tokens=7),
 ]
 MAX_CONTEXT = 90
@@ -51,7 +52,7 @@ class Traffic:
             retained_fraction=0.3,
             tenant_weights={"b": 2.0},
         )
-        self.scheduler = Scheduler(self.config, COST_MODELS[seed % 3], clock=lambda: self.now)
+        self.scheduler = Scheduler(self.config, COST_MODELS[seed // 4 % 4], clock=lambda: self.now)
         self.device: PaperDevice = make_device(self.config, self.alphabet)
         self.requests: dict[str, ScheduledRequest] = {}
         self.updates: list[Update] = []

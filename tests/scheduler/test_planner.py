@@ -18,6 +18,7 @@ from treeserve.scheduler.tree.radix_tree import RadixTree
 from treeserve.scheduler.tree.segment import Segment
 
 COST_MODEL = CostModel(token_cost=1, state_cost=2, item_cost=8)
+MERGING = CostModel(token_cost=1, state_cost=2, item_cost=0, sharing_cost=300)
 
 
 class Sample:
@@ -132,7 +133,8 @@ class Traffic:
         self.random = np.random.default_rng(seed)
         self.samples = Samples(page_size=int(self.random.choice([1, 4, 16])))
         self.sharing = ("on", "on", "always", "off")[seed % 4]
-        self.planner = Planner(COST_MODEL, self.sharing)
+        self.cost_model = MERGING if seed % 4 == 1 else COST_MODEL
+        self.planner = Planner(self.cost_model, self.sharing)
         self.origins: list[str] = []
 
     def step(self) -> None:
@@ -149,7 +151,7 @@ class Traffic:
         positions = self.samples.positions(*chunks)
         plan = self.planner.plan(running, chunks, positions)
         check_plan(plan, running, chunks, positions)
-        fresh = Planner(COST_MODEL, self.sharing).plan(running, chunks, positions)
+        fresh = Planner(self.cost_model, self.sharing).plan(running, chunks, positions)
         assert what_it_reads(plan) == what_it_reads(fresh)
         assert plan.counts.predicted_cost == pytest.approx(fresh.counts.predicted_cost)
         assert plan.counts.tokens_read == fresh.counts.tokens_read
@@ -343,7 +345,36 @@ def test_the_snapshot_says_what_was_decided_and_why():
     always = Planner(COST_MODEL, "always")
     checked(always, samples)
     assert {s.decision for s in always.snapshot().segments} == {"own"}
+    assert "always on" in always.snapshot().segments[0].reason
     off = Planner(COST_MODEL, "off")
     checked(off, samples)
     assert off.snapshot().segments == ()
     assert off.snapshot().num_plain_items == 6
+
+
+def test_the_snapshot_says_what_merging_would_have_to_be_paid_with():
+    samples = Samples()
+    samples.join([1] * 100, n=3)
+    planner = Planner(MERGING, "on")
+    checked(planner, samples)
+    snapshot = planner.snapshot()
+    [folded] = snapshot.segments
+    assert folded.decision == "folded"
+    assert folded.own_cost < folded.folded_cost
+    assert folded.reason.endswith(
+        "the step as a whole: sharing would save 194, and merging costs 300"
+    )
+    assert (snapshot.saved_cost, snapshot.merging_cost) == (200 - 3 * 2, 300)
+    samples.join([2] * 100, n=3)
+    checked(planner, samples)
+    assert [s.decision for s in planner.snapshot().segments] == ["own", "own"]
+    reason = planner.snapshot().segments[0].reason
+    assert reason.endswith("the step as a whole: sharing saves 388, and merging costs 300")
+
+
+def test_nothing_is_said_of_merging_where_it_is_free():
+    samples = Samples()
+    samples.join([1] * 100, n=3)
+    planner = Planner(COST_MODEL, "on")
+    checked(planner, samples)
+    assert "as a whole" not in planner.snapshot().segments[0].reason

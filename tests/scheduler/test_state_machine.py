@@ -54,7 +54,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenant_weights={"a": 3.0},
             **options,
         )
-        cost_model = CostModel(1.0, item_cost / 2, item_cost, max_item_tokens)
+        cost_model = CostModel(
+            1.0, item_cost / 2, item_cost, 2 * item_cost, max_item_tokens=max_item_tokens
+        )
         self.now = 0.0
         self.scheduler = Scheduler(self.config, cost_model, clock=lambda: self.now)
         self.device = make_device(self.config, ALPHABET)

@@ -43,6 +43,7 @@ def test_the_planner_is_told_the_device_prices():
     assert model.token_cost == 131_072 / 3.35e12
     assert model.state_cost == device.bytes_per_state / 3.35e12
     assert model.item_cost == device.item_seconds
+    assert model.sharing_cost == 0
 
 
 def test_the_pool_is_what_the_weights_leave_of_the_memory():

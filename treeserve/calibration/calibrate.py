@@ -4,16 +4,16 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import numpy as np
 import torch
 
+from treeserve.calibration.cuts import CutRounds, choose_cut
 from treeserve.calibration.fit import (
     MeasuredPlans,
     find_crossovers,
     fit_constants,
     judge,
 )
-from treeserve.calibration.measure import AttentionTimer, StepSeconds
+from treeserve.calibration.measure import AttentionTimer
 from treeserve.calibration.record import Calibration
 from treeserve.calibration.subject import Subject
 from treeserve.calibration.workloads import (
@@ -23,7 +23,6 @@ from treeserve.calibration.workloads import (
     flat_workload,
     make_step,
     num_stored_tokens,
-    one_prefix,
     scattered_slots,
     shared_workload,
     trees_for,
@@ -47,8 +46,6 @@ _SLOW_IN_A_ROW = 3
 """After which longer plans are not tried."""
 _MIN_TREES = 20
 _HELD_OUT_EVERY = 3
-_CUTS = (None, 256, 512, 1024, 2048, 4096)
-_CUT_HAS_TO_SAVE = 0.2
 
 
 def calibrate(
@@ -75,11 +72,11 @@ def calibrate(
     report(f"measuring {subject.backend} attention for about {seconds:.0f} s")
     timer = _make_timer(subject, device, trees, slots, seconds)
     warmed_up = time.perf_counter()
-    cuts = _CutChoice(timer, slots)
+    cuts = CutRounds(timer, slots)
     cuts.measure(seconds * _CUT_SHARE)
     trees = _quick_enough(timer, trees, slots, seconds)
     cuts.measure(seconds * _CUT_SHARE)
-    max_item_tokens = cuts.best(subject.num_layers)
+    max_item_tokens = choose_cut(cuts.per_layer(subject.num_layers))
     report(f"{2 * len(trees)} plans in turn")
     left = max(warmed_up + seconds - time.perf_counter(), seconds * _MEASURE_SHARE)
     plans = _measure(timer, subject, trees, slots, max_item_tokens, left)
@@ -129,38 +126,6 @@ def _quick_enough(
             "or the machine too busy"
         )
     return kept
-
-
-class _CutChoice:
-    """Finds the cut that loses least where it does worst: one long row, one long prefix, many rows.
-
-    Measured more than once, some time apart, so that a busy moment does not decide.
-    """
-
-    def __init__(self, timer: AttentionTimer, slots: Int32Array) -> None:
-        workloads = [
-            flat_workload(one_prefix(len(slots) - 1024, 1), slots),
-            shared_workload(one_prefix(len(slots) // 2, 16), slots),
-            flat_workload(one_prefix(1024, 32), slots),
-        ]
-        self._timer = timer
-        self._steps = [make_step(cut_workload(w, cut)) for w in workloads for cut in _CUTS]
-        self._least: list[StepSeconds] = []
-
-    def measure(self, seconds: float) -> None:
-        """Once more."""
-        taken = self._timer.time_in_turn(self._steps, seconds)
-        if self._least:
-            taken = [a.least(b) for a, b in zip(self._least, taken, strict=True)]
-        self._least = taken
-
-    def best(self, num_layers: int) -> int | None:
-        """The longest item, or None where cutting does not pay."""
-        per_layer = np.array([taken.per_layer(num_layers) for taken in self._least])
-        by_cut = per_layer.reshape(-1, len(_CUTS))
-        losses = (by_cut / by_cut.min(axis=1, keepdims=True)).max(axis=0)
-        best = int(losses.argmin())
-        return _CUTS[best] if losses[best] < losses[0] * (1 - _CUT_HAS_TO_SAVE) else None
 
 
 def _measure(

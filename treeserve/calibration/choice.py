@@ -2,13 +2,10 @@
 
 import logging
 
-import torch
-
 from treeserve.attention.backend import default_cost_model
 from treeserve.calibration.store import find_calibration
 from treeserve.calibration.subject import Subject
 from treeserve.config import CalibrationMode
-from treeserve.kv_cache import KVCache
 from treeserve.scheduler.plan.cost import CostModel
 
 logger = logging.getLogger(__name__)
@@ -21,6 +18,4 @@ def choose_cost_model(mode: CalibrationMode, subject: Subject) -> CostModel:
         logger.info("attention costs as measured on this device at %s", stored.measured_at)
         return stored.constants.cost_model()
     logger.info("built-in attention costs; `treeserve calibrate` measures those of this device")
-    dtype = getattr(torch, subject.dtype)
-    shape = (subject.num_kv_heads, subject.head_dim)
-    return default_cost_model(subject.backend, KVCache.bytes_per_slot([shape], dtype))
+    return default_cost_model(subject.backend, 2 * subject.num_kv_heads * subject.head_dim)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from treeserve.calibration.verdict import shares
 from treeserve.calibration.workloads import Tree, Workload
 from treeserve.errors import CalibrationError
 from treeserve.scheduler.plan.cost import CostModel
@@ -46,15 +47,12 @@ class Constants:
     """Longer items are cut. None: cutting does not pay."""
 
     def cost_model(self) -> CostModel:
-        """What the planner decides by.
-
-        It knows no cost that is paid once a step, so every shared item is charged with it: several
-        shared items must save more than they would have to, but sharing does not lose.
-        """
+        """What the planner decides by."""
         return CostModel(
             token_cost=self.token_cost,
             state_cost=self.state_cost,
-            item_cost=self.item_cost + self.sharing_cost,
+            item_cost=self.item_cost,
+            sharing_cost=self.sharing_cost,
             max_item_tokens=self.max_item_tokens,
         )
 
@@ -152,11 +150,12 @@ def find_crossovers(constants: Constants, plans: Sequence[MeasuredPlans]) -> lis
         if len(p.tree) == 2 and p.tree[0].num_nodes == 1:
             of_batch.setdefault(p.tree[-1].num_nodes, []).append(p)
     crossovers = []
+    cost_model = constants.cost_model()
     for batch, measured in sorted(of_batch.items()):
         by_length = sorted(measured, key=lambda p: p.tree[0].num_tokens)
         lengths = [p.tree[0].num_tokens for p in by_length]
         won = [p.shared_seconds < p.flat_seconds for p in by_length]
-        chosen = [_shares(constants, p) for p in by_length]
+        chosen = [shares(p.tree, cost_model) for p in by_length]
         crossovers.append(
             Crossover(batch, _from_where(lengths, won), _from_where(lengths, chosen), lengths[-1])
         )
@@ -184,21 +183,10 @@ def predict_seconds(constants: Constants, workload: Workload) -> float:
     return float(_features(workload) @ np.array(weights))
 
 
-def _shares(constants: Constants, plans: MeasuredPlans) -> bool:
-    """Whether the planner's cost model takes the shared plan for the cheaper one."""
-    model = constants.cost_model()
-    shared, flat = (
-        model.items_cost(
-            np.array([len(item.slots) for item in workload.items]),
-            np.array([len(item.rows) for item in workload.items]),
-        ).sum()
-        for workload in (plans.shared, plans.flat)
-    )
-    return bool(shared < flat)
-
-
 def _loss(constants: Constants, plans: MeasuredPlans) -> float:
-    chosen = plans.shared_seconds if _shares(constants, plans) else plans.flat_seconds
+    """Where some of the tree's levels are shared, the plan that shares all stands for it."""
+    is_shared = shares(plans.tree, constants.cost_model())
+    chosen = plans.shared_seconds if is_shared else plans.flat_seconds
     return chosen / min(plans.shared_seconds, plans.flat_seconds) - 1
 
 

@@ -53,11 +53,12 @@ class PaperDevice:
         return self.overhead_seconds + linear + attention
 
     def cost_model(self) -> CostModel:
-        """What the planner is told: the same costs, in seconds."""
+        """What the planner is told: the same costs, in seconds; merging costs its states alone."""
         return CostModel(
             token_cost=self.bytes_per_kv_token / self.bytes_per_second,
             state_cost=self.bytes_per_state / self.bytes_per_second,
             item_cost=self.item_seconds,
+            sharing_cost=0.0,
         )
 
     def num_pages(self, page_size: int) -> int:

@@ -1,0 +1,31 @@
+"""The planner's verdict on synthetic trees, by the costs that engines start with."""
+
+import pytest
+
+from treeserve.attention.backend import default_cost_model
+from treeserve.calibration.verdict import shares
+from treeserve.calibration.workloads import Level, one_prefix
+
+EMBEDDED = default_cost_model("torch", 128)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "batch", "shared"),
+    [(2048, 32, True), (1024, 4, True), (256, 4, False), (64, 64, False), (4096, 1, False)],
+)
+def test_the_built_in_costs_share_on_a_cpu_where_the_readme_says_that_it_pays(
+    prefix, batch, shared
+):
+    assert shares(one_prefix(prefix, batch), EMBEDDED) == shared
+
+
+def test_prefixes_that_are_too_short_alone_are_shared_together():
+    few = (Level(2, 256), Level(8, 32))
+    many = (Level(16, 256), Level(64, 32))
+    assert not shares(few, EMBEDDED)
+    assert shares(many, EMBEDDED)
+
+
+def test_a_prefix_in_two_levels_counts_with_both():
+    assert not shares((Level(1, 1024), Level(3, 32)), EMBEDDED)
+    assert shares((Level(1, 1024), Level(3, 512), Level(12, 32)), EMBEDDED)
