@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, isnan
 
 import numpy as np
 
@@ -92,8 +92,7 @@ class Admission:
         if leaf is None:
             return None
         self._num_started += 1
-        request.preempted.pop(sample.index, None)
-        if sample.index in request.unstarted:
+        if request.preempted.pop(sample.index, None) is None:
             request.unstarted.pop()
         sample.leaf, sample.tail = leaf, Tail(leaf.end_position, num_left, promised)
         request.running[sample.index] = sample
@@ -101,24 +100,26 @@ class Admission:
             request.trunk = leaf
         self.num_running += 1
         self.num_reserved_pages += promised
-        self._num_unpromised += 0 if promised else 1
+        self._num_unpromised += sample.tail.may_outgrow_promise
         self._awaiting.join(sample)
         return sample
 
     def grow(self) -> list[LiveSample]:
         """Gives a page to every row that needs one; returns who was preempted for that."""
-        preempted = []
+        preempted: list[LiveSample] = []
+        by_age: list[LiveSample] | None = None
         while (needy := self._needy_rows())[1] > self.num_room_pages:
-            preempted.append(self._preempt_newest())
+            by_age = self._running_by_age() if by_age is None else by_age
+            preempted.append(self._preempt(by_age.pop()))
         rows = needy[0]
         pages = self._tree.allocate(len(rows))
         assert pages is not None, "a promised page is not there"
         for index, row in enumerate(rows):
             tail = self._rows.samples[row].tail
-            if tail.num_outstanding_pages > 0:
-                self.num_reserved_pages -= 1
-                self._num_unpromised += 1 if tail.num_outstanding_pages == 1 else 0
+            self.num_reserved_pages -= 1 if tail.num_outstanding_pages else 0
+            self._num_unpromised -= tail.may_outgrow_promise
             tail.grow(pages[index : index + 1], self._pool)
+            self._num_unpromised += tail.may_outgrow_promise
         self._rows.set_slots(rows, pages * np.int32(self._pool.page_size))
         return preempted
 
@@ -126,7 +127,8 @@ class Admission:
         """Moves what the sample drew before the branch into the tree; copies and computes nothing.
 
         A last token that has no slot yet stays with the sample, and so does everything while
-        another sample is computing the same tokens: branches then compute it for themselves.
+        another sample is computing the same tokens, or where the tree holds the same tokens in
+        pages that are promised to others: branches then compute for themselves what they miss.
         """
         tail = sample.tail
         num_tokens = num_drawn - len(sample.earlier)
@@ -134,18 +136,8 @@ class Admission:
             num_tokens -= 1
         if num_tokens <= 0:
             return
-        leaf = self._tree.adopt(
-            sample.leaf,
-            np.array(tail.tokens[:num_tokens], dtype=np.int32),
-            tail.page_slots[:num_tokens],
-            tail.pages,
-            min(num_tokens, tail.num_computed),
-            sample.request.request.namespace,
-        )
-        self._tree.pin(leaf)
-        num_pending = 1 if num_tokens == tail.num_tokens else 0
-        if len(leaf) - leaf.num_computed > num_pending:
-            self._tree.unpin(leaf)
+        leaf = self._pin_branch(sample, num_tokens)
+        if leaf is None:
             return
         self._tree.unpin(sample.leaf)
         sample.leaf = leaf
@@ -170,7 +162,7 @@ class Admission:
         self._pool.release(tail.pages)
         self._tree.unpin(sample.leaf)
         self.num_reserved_pages -= tail.num_outstanding_pages
-        self._num_unpromised -= 0 if tail.num_outstanding_pages else 1
+        self._num_unpromised -= tail.may_outgrow_promise
         self.num_running -= 1
         del request.running[sample.index]
         if not request.running:
@@ -183,7 +175,8 @@ class Admission:
         assert len(self._rows) + len(self._awaiting) == len(samples), "a sample is nowhere"
         outstanding = [s.tail.num_outstanding_pages for s in samples]
         assert sum(outstanding) == self.num_reserved_pages, "reserved pages are miscounted"
-        assert outstanding.count(0) == self._num_unpromised, "unpromised tails are miscounted"
+        num_unpromised = sum(s.tail.may_outgrow_promise for s in samples)
+        assert num_unpromised == self._num_unpromised, "unpromised tails are miscounted"
         assert self.num_room_pages >= 0, "more pages are promised than there are"
         pins: Counter[Segment] = Counter()
         for sample in samples:
@@ -227,8 +220,25 @@ class Admission:
         self._tree.unpin(matched)
         return leaf
 
+    def _pin_branch(self, sample: LiveSample, num_tokens: int) -> Segment | None:
+        """Pins where the tail's first tokens end in the tree; None if they cannot move there."""
+        tail, namespace = sample.tail, sample.request.request.namespace
+        tokens = np.array(tail.tokens[:num_tokens], dtype=np.int32)
+        matched = self._tree.match_after(sample.leaf, tokens, namespace)
+        self._tree.pin(matched)
+        leaf = None
+        if self.num_room_pages >= 0:
+            slots, num_computed = tail.page_slots[:num_tokens], min(num_tokens, tail.num_computed)
+            leaf = self._tree.adopt(sample.leaf, tokens, slots, tail.pages, num_computed, namespace)
+            self._tree.pin(leaf)
+            if _num_pending(leaf) > num_tokens - num_computed:
+                self._tree.unpin(leaf)
+                leaf = None
+        self._tree.unpin(matched)
+        return leaf
+
     def _has_room(self, num_pages: int) -> bool:
-        """Leaves a page for every tail that grows without a promise, lest it is preempted soon."""
+        """Leaves a page for every tail that outgrows its promise, lest it is preempted soon."""
         headroom = self._num_unpromised if self._reserve < 1 else 0
         return num_pages + headroom <= self.num_room_pages
 
@@ -243,9 +253,12 @@ class Admission:
         samples = self._rows.samples
         return rows, sum(samples[row].tail.num_outstanding_pages == 0 for row in rows)
 
-    def _preempt_newest(self) -> LiveSample:
+    def _running_by_age(self) -> list[LiveSample]:
+        """Who gives way first is last: the newest of the lowest priority."""
         running = [*self._rows.samples, *self._awaiting.all()]
-        sample = min(running, key=lambda s: (s.request.priority, -s.serial))
+        return sorted(running, key=lambda s: (-s.request.priority, s.serial))
+
+    def _preempt(self, sample: LiveSample) -> LiveSample:
         request, drawn = sample.request, sample.drawn
         self.end_sample(sample)
         sample.earlier, sample.tail = drawn, Tail(0, 0, 0)
@@ -265,6 +278,13 @@ class Admission:
             )
 
 
+def _num_pending(leaf: Segment) -> int:
+    """Tokens on its path that are not computed, counted no further than matters to a branch."""
+    num_pending = len(leaf) - leaf.num_computed
+    is_pending_above = leaf.parent is not None and leaf.parent.is_pending
+    return num_pending + (1 if is_pending_above else 0)
+
+
 def _require_sensible(request: ScheduledRequest) -> None:
     if request.num_samples < 1:
         raise InvalidRequest("n", f"must be at least 1, got {request.num_samples}")
@@ -274,6 +294,8 @@ def _require_sensible(request: ScheduledRequest) -> None:
         raise ValueError("a prompt is an int32 array of one dimension")
     if len(request.prompt) < 1:
         raise InvalidRequest("prompt", "must have at least one token")
+    if request.deadline is not None and isnan(request.deadline):
+        raise InvalidRequest("deadline", "must be a time, got nan")
     if not 0 <= request.num_public_tokens <= len(request.prompt):
         raise ValueError(f"{request.num_public_tokens} public tokens of {len(request.prompt)}")
     if request.namespace == PUBLIC_NAMESPACE:

@@ -11,9 +11,10 @@ class Awaiting:
 
     def __init__(self) -> None:
         self._by_leaf: dict[Segment, dict[LiveSample, None]] = {}
+        self._num_samples = 0
 
     def __len__(self) -> int:
-        return sum(len(samples) for samples in self._by_leaf.values())
+        return self._num_samples
 
     def __contains__(self, leaf: Segment) -> bool:
         return leaf in self._by_leaf
@@ -33,9 +34,11 @@ class Awaiting:
 
     def join(self, sample: LiveSample) -> None:
         self._by_leaf.setdefault(sample.leaf, {})[sample] = None
+        self._num_samples += 1
 
     def leave(self, sample: LiveSample) -> None:
         samples = self._by_leaf[sample.leaf]
         del samples[sample]
+        self._num_samples -= 1
         if not samples:
             del self._by_leaf[sample.leaf]

@@ -10,9 +10,6 @@ class Deadlines:
         self._order: SortedList = SortedList()
         self._by_id: dict[str, float] = {}
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
     def add(self, request_id: str, deadline: float | None) -> None:
         if deadline is not None:
             self._by_id[request_id] = deadline

@@ -25,22 +25,30 @@ class FinishedSamples:
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._samples: OrderedDict[SampleKey, FinishedSample] = OrderedDict()
+        self._keys: dict[str, set[SampleKey]] = {}
+        """Of the samples, by request."""
 
     def add(self, key: SampleKey, sample: FinishedSample) -> None:
-        self.discard(key)
         self._samples[key] = sample
+        self._keys.setdefault(key.request_id, set()).add(key)
         self._num_tokens += _num_tokens(sample)
-        while self._num_tokens > self._max_tokens and self._samples:
-            self.discard(next(iter(self._samples)))
+        while self._num_tokens > self._max_tokens:
+            self._drop(next(iter(self._samples)))
 
     def get(self, key: SampleKey) -> FinishedSample | None:
         return self._samples.get(key)
 
-    def discard(self, key: SampleKey) -> None:
-        """Its id may be in use again."""
-        sample = self._samples.pop(key, None)
-        if sample is not None:
-            self._num_tokens -= _num_tokens(sample)
+    def forget(self, request_id: str) -> None:
+        """The id names another request from now on."""
+        for key in list(self._keys.get(request_id, ())):
+            self._drop(key)
+
+    def _drop(self, key: SampleKey) -> None:
+        self._num_tokens -= _num_tokens(self._samples.pop(key))
+        keys = self._keys[key.request_id]
+        keys.remove(key)
+        if not keys:
+            del self._keys[key.request_id]
 
 
 def fork_request(fork: ScheduledFork, parent: FinishedSample) -> ScheduledRequest:

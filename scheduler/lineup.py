@@ -117,7 +117,8 @@ class Lineup:
             if not request.is_startable:
                 del self._startable[turn]
         else:
-            request = next(iter(self._queue.candidates(now)))
+            candidates = self._queue.candidates(now)
+            request = next(candidates)
             started = self._admission.start(request)
             if started is not None:
                 self._take_turn(request)

@@ -122,6 +122,16 @@ class LiveRequest:
         """Whether a sample of it waits for memory."""
         return bool(self.unstarted or self.preempted)
 
+    def forget_startable(self, sample_index: int | None = None) -> None:
+        """Its samples that wait for memory, all or this one, will never start."""
+        if sample_index is None:
+            self.preempted.clear()
+            self.unstarted.clear()
+        elif sample_index in self.preempted:
+            del self.preempted[sample_index]
+        elif sample_index in self.unstarted:
+            self.unstarted.remove(sample_index)
+
     def prefix_after(self, drawn: list[int]) -> Prefix:
         """The prompt and tokens drawn after it."""
         if not drawn:

@@ -101,6 +101,7 @@ class Scheduler:
         live = LiveRequest(request, now, num_known_tokens=0)
         live.num_known_tokens = self._tree.locate(live.prefix).num_computed
         self._live[request.request_id] = live
+        self._finished.forget(request.request_id)
         self._deadlines.add(request.request_id, request.deadline)
         self._lineup.push(live, now)
 
@@ -136,14 +137,14 @@ class Scheduler:
         request = self._live.get(request_id)
         if request is None:
             return
-        indices = range(request.request.num_samples) if sample_index is None else [sample_index]
-        for index in indices:
-            if index in request.running:
-                self._admission.end_sample(request.running[index])
-            elif index in request.preempted:
-                del request.preempted[index]
-            elif index in request.unstarted:
-                request.unstarted.remove(index)
+        if sample_index is None:
+            request.forget_startable()
+            for sample in list(request.running.values()):
+                self._admission.end_sample(sample)
+        elif sample_index in request.running:
+            self._admission.end_sample(request.running[sample_index])
+        else:
+            request.forget_startable(sample_index)
         self._settle(request)
 
     def schedule(self) -> Step | None:
@@ -178,12 +179,16 @@ class Scheduler:
 
         Returns:
             The samples that ended, in the order of their draws.
+
+        Raises:
+            ValueError: Another step is in flight, or there are more or fewer tokens than draws; the
+                step that is in flight stays so.
         """
         started = perf_counter()
-        flight = self._take_in_flight(step)
         tokens = np.asarray(token_ids, dtype=np.int32)
         if len(tokens) != len(step.draws):
             raise ValueError(f"{len(step.draws)} draws, and {len(tokens)} tokens for them")
+        flight = self._take_in_flight(step)
         self._observe_pace(step)
         self._mark_computed(flight)
         ended = self._append(flight, tokens)
@@ -210,8 +215,7 @@ class Scheduler:
         request_ids = flight.request_ids()
         for request_id in request_ids:
             request = self._live[request_id]
-            request.unstarted.clear()
-            request.preempted.clear()
+            request.forget_startable()
             for sample in list(request.running.values()):
                 self._admission.drop_sample(sample)
             self._settle(request)
@@ -381,9 +385,10 @@ class Scheduler:
         del self._live[request.request_id]
 
     def _take_in_flight(self, step: Step) -> InFlight:
-        flight, self._in_flight = self._in_flight, None
+        flight = self._in_flight
         if flight is None or flight.step is not step:
             raise ValueError(f"step {step.number} is not in flight")
+        self._in_flight = None
         return flight
 
     def _require_between_steps(self) -> None:

@@ -55,6 +55,11 @@ class Tail:
         return max(0, self.promised_pages - len(self.pages))
 
     @property
+    def may_outgrow_promise(self) -> bool:
+        """Whether the next page that it asks for was not promised; it may need no other."""
+        return self.num_outstanding_pages == 0 and len(self.page_slots) < self.max_tokens - 1
+
+    @property
     def needs_page(self) -> bool:
         """Whether the last drawn token has no slot yet."""
         return len(self.tokens) > len(self.page_slots)
@@ -69,16 +74,17 @@ class Tail:
         self.page_slots = np.concatenate([self.page_slots, pool.slots(pages)])
 
     def drop_first(self, num_tokens: int, pool: PagePool) -> None:
-        """The first tokens now belong to the tree, which holds their pages itself."""
+        """The first tokens now belong to the tree, which holds their pages itself.
+
+        What is left of the last one's page stays, so the tail needs no more pages than before.
+        """
         num_slots = len(self.pages) * pool.page_size
         offset = num_slots - len(self.page_slots) + num_tokens
         num_pages = offset // pool.page_size
-        if num_tokens == len(self.tokens):
-            num_pages = len(self.pages)
         outstanding = self.num_outstanding_pages
         pool.release(self.pages[:num_pages])
         self.pages = self.pages[num_pages:]
-        self.page_slots = self.page_slots[num_tokens:] if len(self.pages) else _EMPTY
+        self.page_slots = self.page_slots[num_tokens:]
         self.tokens = self.tokens[num_tokens:]
         self.max_tokens -= num_tokens
         self.start_position += num_tokens

@@ -9,6 +9,7 @@ import numpy as np
 from treeserve.errors import InvalidRequest
 from treeserve.runner import Runner
 from treeserve.sampler import DrawnToken, DrawParams
+from treeserve.scheduler.counts import SchedulerCounts
 from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import SampleKey, Step
@@ -193,7 +194,7 @@ class Engine:
             self._end(request_id, usage, reason=FinishReason.DEADLINE)
         events = self.take_ended()
         if step is None:
-            return events, self._numbers() if events else None
+            return events, self._numbers(self._scheduler.counts()) if events else None
         started = time.perf_counter()
         try:
             drawn = self._runner.run(step, self._params_of(step.draws.samples))
@@ -202,7 +203,7 @@ class Engine:
             if not isinstance(error, Exception):
                 raise
             logger.exception("step %d failed", step.number)
-            return events + self.take_ended(), self._numbers()
+            return events + self.take_ended(), self._numbers(self._scheduler.counts())
         model_seconds = time.perf_counter() - started
         tokens = self._fold_back(step, drawn)
         numbers = self._step_numbers(step, model_seconds)
@@ -262,9 +263,8 @@ class Engine:
             ),
         )
 
-    def _numbers(self) -> StepNumbers:
+    def _numbers(self, counts: SchedulerCounts) -> StepNumbers:
         """The engine between two steps."""
-        counts = self._scheduler.counts()
         evicted = counts.evicted_tokens - self._evicted_tokens
         self._evicted_tokens = counts.evicted_tokens
         return StepNumbers(
@@ -284,7 +284,7 @@ class Engine:
             Sharing(kv_tokens_read=plan.tokens_read, kv_tokens_read_flat=plan.tokens_read_flat),
         )
         return replace(
-            self._numbers(),
+            self._numbers(counts),
             num_rows=step.num_rows,
             num_prompt_rows=step.num_prompt_rows,
             num_drawn=len(step.draws),

@@ -87,6 +87,7 @@ class EngineLoop:
 
         Raises:
             InvalidRequest: One of them can never fit; none is queued.
+            ValueError: One of them has an id that is in use, or is malformed; none is queued.
             EngineStopped: The engine is draining or has stopped.
         """
         request_ids = [request.request_id for request in requests]
@@ -164,10 +165,11 @@ class EngineLoop:
             for request in submit.requests:
                 self._engine.add(request)
                 added.append(request.request_id)
-        except TreeserveError as error:
+        except (TreeserveError, ValueError) as error:
             for request_id in added:
                 self._engine.abort(request_id)
-            self._close_requests(request.request_id for request in submit.requests)
+            request_ids = {request.request_id for request in submit.requests}
+            self._close_requests(request_ids - self._streams.keys())
             _call_soon(submit.stream.loop, _reject, submit.accepted, error)
             return
         for request_id in added:
@@ -222,6 +224,6 @@ def _accept(accepted: "asyncio.Future[None]") -> None:
         accepted.set_result(None)
 
 
-def _reject(accepted: "asyncio.Future[None]", error: TreeserveError) -> None:
+def _reject(accepted: "asyncio.Future[None]", error: Exception) -> None:
     if not accepted.done():
         accepted.set_exception(error)

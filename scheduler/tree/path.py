@@ -19,11 +19,6 @@ class Path:
     def num_tokens(self) -> int:
         return self.leaf.end_position
 
-    @property
-    def is_computed(self) -> bool:
-        """A computed leaf has no pending ancestor."""
-        return not self.leaf.is_pending
-
     def segments(self) -> tuple[Segment, ...]:
         """Uppermost first, without the root."""
         segments = []

@@ -27,8 +27,7 @@ class RadixTree:
 
     A pin on a segment is a pin on all its ancestors. Unpinned segments are never pending, and the
     leaves among them are in the eviction order. Beneath a public segment every tenant has children
-    of its own, which no other tenant matches, sees or splits. There is one root object for each
-    namespace as long as anybody holds it.
+    of its own, which no other tenant matches, sees or splits.
     """
 
     def __init__(
@@ -82,8 +81,7 @@ class RadixTree:
     def match(self, prefix: Prefix) -> Segment:
         """The segment that ends where the longest known prefix of it ends.
 
-        Splits the segment in which the match ends. Pending tokens match too. A root when nothing
-        matches.
+        Splits the segment in which the match ends. Pending tokens match too. Else it is a root.
         """
         return self._segment_ending_at(self.locate(prefix))
 
@@ -144,6 +142,11 @@ class RadixTree:
         self._touch(end)
         return len(tokens) - num_held
 
+    def match_after(self, leaf: Segment, tokens: Int32Array, namespace: str) -> Segment:
+        """As `match`, for tokens that follow a pinned leaf; the leaf itself when none matches."""
+        end = leaf.end_position
+        return self._segment_ending_at(descend(Location(leaf, end, end), tokens, namespace))
+
     def adopt(
         self,
         leaf: Segment,
@@ -167,10 +170,8 @@ class RadixTree:
         """
         if not 0 <= len(tokens) - num_computed <= 1:
             raise ValueError(f"{num_computed} of {len(tokens)} tokens are computed")
-        start = Location(leaf, leaf.end_position, leaf.end_position)
-        location = descend(start, tokens, namespace)
-        num_held = location.num_matched - leaf.end_position
-        above = self._segment_ending_at(location)
+        above = self.match_after(leaf, tokens, namespace)
+        num_held = above.end_position - leaf.end_position
         if num_held == len(tokens):
             return above
         num_computed = 0 if above.is_pending else num_computed
