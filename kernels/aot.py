@@ -16,20 +16,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from treeserve.kernels.attention import (
+from treeserve.kernels.attention_config import (
     HEAD_DIMS,
-    ROWS_PER_TILE,
     attention_config,
-    attention_states_kernel,
     block_of,
+    max_pairs,
+    min_block_m,
 )
+from treeserve.kernels.attention_kernel import attention_kernel
 from treeserve.kernels.kv_write import BLOCK, write_kv_kernel
-from treeserve.kernels.merge import merge_states_kernel
+from treeserve.kernels.merge import BLOCK_S, merge_states_kernel
+from treeserve.kernels.sass import count_inner_loop_spills
+from treeserve.kernels.tiles import TILE_PAIRS
 
 TARGETS = ("sm_80", "sm_90")
+MAX_SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10}
+"""That one block may have."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-GROUPS = range(1, 17)
-"""Query heads per KV head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ class Compiled:
     shared_bytes: int
     """Per block."""
     spill_bytes: int
-    """Per thread, stores and loads."""
+    """Per thread, stores and loads, wherever in the kernel."""
+    inner_loop_spills: int
+    """Instructions of innermost loops that store or load them."""
     cubin_bytes: int
 
 
@@ -64,7 +69,7 @@ def configurations() -> Iterator[Configuration]:
     for dtype in DTYPES:
         for head_dim in HEAD_DIMS:
             yield from _attention_configurations(head_dim, dtype)
-            for sinks in (None, dtype):
+            for sinks in (False, True):
                 yield _merge_configuration(head_dim, dtype, sinks)
             yield _kv_write_configuration(head_dim, dtype)
 
@@ -72,11 +77,12 @@ def configurations() -> Iterator[Configuration]:
 def representative(every: Sequence[Configuration]) -> list[Configuration]:
     """A few that differ most: the common, the largest and the odd head sizes, each dtype."""
     patterns = (
-        "attention d=128 bf16 m=64",
-        "attention d=256 bf16 m=64 softcap",
-        "attention d=80 fp16 m=32",
-        "attention d=64 fp32 m=32",
-        "attention d=256 fp32 m=16 softcap",
+        "attention d=128 bf16 m=1..1",
+        "attention d=128 bf16 m=16..16",
+        "attention d=128 bf16 m=16..128",
+        "attention d=256 bf16 m=16..64 softcap",
+        "attention d=80 fp16 m=16..16",
+        "attention d=64 fp32 m=16..32",
         "merge d=128 bf16",
         "merge d=80 bf16 sinks",
         "kv_write d=96 fp16",
@@ -108,12 +114,14 @@ def compile_for(configuration: Configuration, target: str) -> Compiled:
     registers = re.search(r"Used (\d+) registers", log.getvalue())
     if spills is None or registers is None:
         raise RuntimeError(f"{configuration.name}: ptxas said nothing of its registers")
+    spill_bytes = int(spills[1]) + int(spills[2])
     return Compiled(
         name=configuration.name,
         target=target,
         registers=int(registers[1]),
         shared_bytes=compiled.metadata.shared,
-        spill_bytes=int(spills[1]) + int(spills[2]),
+        spill_bytes=spill_bytes,
+        inner_loop_spills=count_inner_loop_spills(compiled.asm["sass"]) if spill_bytes else 0,
         cubin_bytes=len(compiled.asm["cubin"]),
     )
 
@@ -134,8 +142,26 @@ def compile_all(
     return results, failures
 
 
+def problems(results: Sequence[Compiled]) -> list[str]:
+    """What must not be, a line each: what does not fit, and spills where all the time goes."""
+    lines = []
+    for result in results:
+        most = MAX_SHARED_BYTES[result.target]
+        if result.shared_bytes > most:
+            lines.append(
+                f"{result.name} {result.target}: {result.shared_bytes} bytes of shared "
+                f"memory, but a block has {most}"
+            )
+        if result.inner_loop_spills:
+            lines.append(
+                f"{result.name} {result.target}: spills in an inner loop, "
+                f"{result.inner_loop_spills} instructions"
+            )
+    return lines
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print a table or JSON, and return 1 if anything failed."""
+    """Compile, print a table or JSON, and return 1 if anything failed, spills or does not fit."""
     options = _parser().parse_args(arguments)
     if triton.knobs.runtime.interpret:
         print("TRITON_INTERPRET is set: nothing can be compiled", file=sys.stderr)
@@ -149,47 +175,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _print_table(results)
         print(f"{len(results)} compiled, {failures} failed")
-    return 1 if failures else 0
+    found = problems(results)
+    print(*found, sep="\n", end="\n" * bool(found), file=sys.stderr)
+    return 1 if failures or found else 0
 
 
 def _attention_configurations(head_dim: int, dtype: str) -> Iterator[Configuration]:
-    tilings = {
-        attention_config(head_dim, DTYPES[dtype], ROWS_PER_TILE * group): None for group in GROUPS
-    }
-    for tiling in tilings:
-        for softcap in (False, True):
-            yield Configuration(
-                name=f"attention d={head_dim} {dtype} m={tiling.block_m}" + " softcap" * softcap,
-                kernel=attention_states_kernel,
-                types={
-                    **dict.fromkeys(("p_q", "p_k", "p_v"), f"*{dtype}"),
-                    **dict.fromkeys(("p_o", "p_lse"), "*fp32"),
-                    **dict.fromkeys(("scaling", "softcap"), "fp32"),
-                },
-                constants={
-                    "HEAD_DIM": head_dim,
-                    "BLOCK_D": block_of(head_dim),
-                    "BLOCK_M": tiling.block_m,
-                    "BLOCK_N": tiling.block_n,
-                    "HAS_SOFTCAP": softcap,
-                },
-                options={"num_warps": tiling.num_warps, "num_stages": tiling.num_stages},
-            )
+    """With one query head per KV head, which has a shape of tiles more, and with several."""
+    most = max_pairs(head_dim, DTYPES[dtype])
+    widest_of_all = next(shape for shape, pairs in enumerate(TILE_PAIRS) if pairs >= most)
+    for group in (1, 2):
+        narrowest = int(group > 1)
+        for widest in range(narrowest, widest_of_all + 1):
+            for softcap in (False, True):
+                yield _attention_configuration(head_dim, dtype, group, narrowest, widest, softcap)
 
 
-def _merge_configuration(head_dim: int, dtype: str, sinks: str | None) -> Configuration:
+def _attention_configuration(
+    head_dim: int, dtype: str, group: int, narrowest: int, widest: int, softcap: bool
+) -> Configuration:
+    config = attention_config(head_dim, DTYPES[dtype], widest)
+    most = max_pairs(head_dim, DTYPES[dtype])
+    pairs = f"{TILE_PAIRS[narrowest]}..{min(TILE_PAIRS[widest], most)}"
     return Configuration(
-        name=f"merge d={head_dim} {dtype}" + " sinks" * (sinks is not None),
+        name=f"attention d={head_dim} {dtype} m={pairs}" + " softcap" * softcap,
+        kernel=attention_kernel,
+        types={
+            **dict.fromkeys(("p_q", "p_k", "p_v", "p_sinks", "p_out"), f"*{dtype}"),
+            **dict.fromkeys(("p_o", "p_lse"), "*fp32"),
+            **dict.fromkeys(("scaling", "softcap"), "fp32"),
+        },
+        constants={
+            "HEAD_DIM": head_dim,
+            "BLOCK_D": block_of(head_dim),
+            "BLOCK_N": config.block_n,
+            "MIN_BLOCK_M": min_block_m(group),
+            "MAX_BLOCK_M": most,
+            "NARROWEST": narrowest,
+            "WIDEST": widest,
+            "HAS_SOFTCAP": softcap,
+        },
+        options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+    )
+
+
+def _merge_configuration(head_dim: int, dtype: str, sinks: bool) -> Configuration:
+    return Configuration(
+        name=f"merge d={head_dim} {dtype}" + " sinks" * sinks,
         kernel=merge_states_kernel,
         types={
             **dict.fromkeys(("p_o", "p_lse"), "*fp32"),
-            "p_sinks": f"*{sinks or 'fp32'}",
-            "p_out": f"*{dtype}",
+            **dict.fromkeys(("p_sinks", "p_out"), f"*{dtype}"),
         },
         constants={
             "HEAD_DIM": head_dim,
             "BLOCK_D": triton.next_power_of_2(head_dim),
-            "HAS_SINKS": sinks is not None,
+            "BLOCK_S": BLOCK_S,
+            "HAS_SINKS": sinks,
         },
         options={"num_warps": 1},
     )
@@ -224,11 +266,11 @@ def _source(configuration: Configuration) -> Any:
 
 def _print_table(results: Sequence[Compiled]) -> None:
     width = max((len(result.name) for result in results), default=4)
-    print(f"{'name':{width}}  target  registers  shared  spills")
+    print(f"{'name':{width}}  target  registers  shared  spills  in loops")
     for result in results:
         print(
             f"{result.name:{width}}  {result.target:6}  {result.registers:9}"
-            f"  {result.shared_bytes:6}  {result.spill_bytes:6}"
+            f"  {result.shared_bytes:6}  {result.spill_bytes:6}  {result.inner_loop_spills:8}"
         )
 
 

@@ -12,6 +12,10 @@ class WorkList:
     Ragged lists are in CSR form, but for the items' slots, which have starts and ends. Each
     list means what `treeserve.scheduler.step.Plan` says;
     kernels know nothing of it beyond what stands here.
+
+    The kernels take what varies from step to step from the tensors alone: how many tiles there are
+    stands in `shape_starts`, and lists may be longer than what is in use. So a launch that a CUDA
+    graph has captured works through any step whose `widest_shape` and `shape_rows` it was made for.
     """
 
     positions: Tensor
@@ -35,10 +39,21 @@ class WorkList:
     """[num_rows + 1]"""
     tile_items: Tensor
     """[num_tiles] the item that each tile of the attention kernel works on"""
-    tile_row_offsets: Tensor
-    """[num_tiles] the tile's first row, counted from the item's own first row"""
-    rows_per_tile: int
-    """Rows of one tile, at most: together the tiles of an item hold each of its rows once."""
+    tile_state_starts: Tensor
+    """[num_tiles] the first of the tile's states: together the tiles of an item hold each of its
+    states once"""
+    tile_state_ends: Tensor
+    """[num_tiles] one after the last"""
+    tile_kinds: Tensor
+    """[num_tiles] ONE_STATE, SEVERAL_STATES or their sum: which kinds of rows the tile has"""
+    shape_starts: Tensor
+    """[NUM_SHAPES + 1] tiles `[shape_starts[s], shape_starts[s + 1])` are of shape s"""
+    shape_rows: tuple[int, ...]
+    """[NUM_SHAPES] rows of a tile of each shape, at most"""
+    widest_shape: int
+    """No tile is of a larger one."""
+    needs_merge: bool
+    """Whether there are rows with several states, or with none: those that the merge writes."""
 
     @property
     def num_rows(self) -> int:
@@ -47,6 +62,11 @@ class WorkList:
     @property
     def num_states(self) -> int:
         return self.item_rows.shape[0]
+
+    @property
+    def num_stored_states(self) -> int:
+        """States that o and lse must have room for."""
+        return self.num_states if self.needs_merge else 0
 
     @property
     def num_tiles(self) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treeserve.kernels.tiles import cut_rows, kinds_of_rows
 from treeserve.kernels.work_list import WorkList
 from treeserve.scheduler.step import Int32Array, Step
 
@@ -18,8 +19,8 @@ class StepPreparer(Protocol):
     """The part of an attention backend that a batch is made with."""
 
     @property
-    def rows_per_tile(self) -> int:
-        """Rows of one tile of the work list, at most."""
+    def shape_rows(self) -> tuple[int, ...]:
+        """Rows of a tile of each shape, at most; the tiles of the work list are cut for these."""
 
     def prepare(self, step: Step, work: WorkList) -> object:
         """What the backend works out once a step, for every layer."""
@@ -54,8 +55,9 @@ def make_batch(step: Step, device: torch.device | str, preparer: StepPreparer) -
         device: Of the model.
         preparer: The attention backend that will read the batch.
     """
-    plan = step.plan
-    tile_items, tile_row_offsets = _tiles(plan.item_row_starts, preparer.rows_per_tile)
+    plan, shape_rows = step.plan, preparer.shape_rows
+    item_tokens = plan.item_slot_ends - plan.item_slot_starts
+    tiles = cut_rows(plan.item_row_starts, item_tokens, shape_rows)
     names = {
         "positions": step.positions,
         "item_rows": plan.item_rows,
@@ -66,12 +68,20 @@ def make_batch(step: Step, device: torch.device | str, preparer: StepPreparer) -
         "item_start_positions": plan.item_start_positions,
         "row_states": plan.row_states,
         "row_state_starts": plan.row_state_starts,
-        "tile_items": tile_items,
-        "tile_row_offsets": tile_row_offsets,
+        "tile_items": tiles.items,
+        "tile_state_starts": tiles.state_starts,
+        "tile_state_ends": tiles.state_ends,
+        "tile_kinds": kinds_of_rows(tiles, plan.item_rows, plan.row_state_starts),
+        "shape_starts": tiles.shape_starts,
     }
     arrays = [*names.values(), step.token_ids, step.write_slots, step.logits_rows]
     *listed, token_ids, write_slots, logits_rows = _to_device(arrays, torch.device(device))
-    work = WorkList(**dict(zip(names, listed, strict=True)), rows_per_tile=preparer.rows_per_tile)
+    work = WorkList(
+        **dict(zip(names, listed, strict=True)),
+        shape_rows=shape_rows,
+        widest_shape=tiles.widest_shape,
+        needs_merge=bool((np.diff(plan.row_state_starts) != 1).any()),
+    )
     return Batch(
         token_ids=token_ids.long()[None],
         positions=work.positions.long()[None],
@@ -80,15 +90,6 @@ def make_batch(step: Step, device: torch.device | str, preparer: StepPreparer) -
         work=work,
         prepared=preparer.prepare(step, work),
     )
-
-
-def _tiles(item_row_starts: Int32Array, rows_per_tile: int) -> tuple[Int32Array, Int32Array]:
-    """Cut each item's rows into tiles: (tile_items, tile_row_offsets)."""
-    tiles_per_item = -(-np.diff(item_row_starts) // rows_per_tile)
-    tile_items = np.repeat(np.arange(len(tiles_per_item)), tiles_per_item)
-    first_tiles = np.cumsum(tiles_per_item) - tiles_per_item
-    tile_row_offsets = (np.arange(len(tile_items)) - first_tiles[tile_items]) * rows_per_tile
-    return tile_items.astype(np.int32), tile_row_offsets.astype(np.int32)
 
 
 def _to_device(arrays: list[Int32Array], device: torch.device) -> list[Tensor]:

@@ -350,7 +350,8 @@ def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> Att
         dtype=model.dtype,
         device=model.device,
     )
-    return make_backend(name, cache)
+    group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
+    return make_backend(name, cache, group)
 
 
 def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:

@@ -57,7 +57,7 @@ class Layer:
         written = [slot for slot in tree.step.write_slots.tolist() if slot >= 0]
         for stored in self.cache:  # what is read there must be what this step writes
             stored[written] = torch.nan
-        self.backend: AttentionBackend = make_backend(name, cache)
+        self.backend: AttentionBackend = make_backend(name, cache, group)
         self.batch = make_batch(tree.step, "cpu", self.backend)
 
     def attend(self, **options) -> torch.Tensor:

@@ -6,22 +6,24 @@ import torch
 from attention.plans import Item, make_step
 
 from treeserve.batch import make_batch
+from treeserve.kernels.attention_config import max_pairs
+from treeserve.kernels.tiles import rows_of_shapes
 from treeserve.kernels.work_list import WorkList
 
 
 class _Tiling:
     """As much of a backend as a batch is made with."""
 
-    def __init__(self, rows_per_tile: int) -> None:
-        self.rows_per_tile = rows_per_tile
+    def __init__(self, shape_rows: tuple[int, ...]) -> None:
+        self.shape_rows = shape_rows
 
     def prepare(self, step, work) -> None:
         return None
 
 
-def work_list(items: list[Item], positions: list[int], rows_per_tile: int = 32) -> WorkList:
+def work_list(items: list[Item], positions: list[int], shape_rows: tuple[int, ...]) -> WorkList:
     step = make_step(items, positions, [-1] * len(positions))
-    return make_batch(step, "cpu", _Tiling(rows_per_tile)).work
+    return make_batch(step, "cpu", _Tiling(shape_rows)).work
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def make_case(
     num_kv_heads: int = 2,
     head_dim: int = 64,
     dtype: torch.dtype = torch.float32,
-    rows_per_tile: int = 32,
+    shape_rows: tuple[int, ...] | None = None,
     seed: int = 0,
 ) -> Case:
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +57,8 @@ def make_case(
         cache[used] = torch.randn(len(used), *shape[1:], generator=generator).to(dtype)
     num_heads = num_kv_heads * group
     q = torch.randn(len(positions), num_heads, head_dim, generator=generator).to(dtype)
-    return Case(q, k_cache, v_cache, work_list(items, positions, rows_per_tile))
+    shape_rows = shape_rows or rows_of_shapes(group, max_pairs(head_dim, dtype))
+    return Case(q, k_cache, v_cache, work_list(items, positions, shape_rows))
 
 
 def in_float64(case: Case) -> Case:

@@ -8,7 +8,7 @@ import torch
 from treeserve.kernels import reference
 from treeserve.kernels.merge import merge_states
 
-ROWS = [[0], [3, 1], [], [2, 5, 4, 6]]
+ROWS = [[0], [3, 1], [], [2, 5, 4, 6], [7, 8, 9, 10, 11, 12, 13, 14, 15]]
 
 
 def make_states(num_heads: int, head_dim: int, rows=ROWS, seed: int = 0):
@@ -32,7 +32,9 @@ def check(o, lse, row_states, starts, sinks=None):
     out = run_kernel(o, lse, row_states, starts, sinks)
     exact_sinks = None if sinks is None else sinks.double()
     expected = reference.merge_states(o.double(), lse.double(), row_states, starts, exact_sinks)
-    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+    merged = starts.diff() != 1
+    torch.testing.assert_close(out[merged].double(), expected[merged], atol=1e-5, rtol=1e-5)
+    assert out[~merged].isnan().all(), "rows with one state are left as they are"
     return out
 
 
@@ -76,16 +78,16 @@ def test_the_sink_counts_once_whatever_the_number_of_states():
 
 def test_output_in_the_dtype_asked_for():
     states = make_states(2, 64)
-    exact = run_kernel(*states)
-    assert torch.equal(run_kernel(*states, dtype=torch.float16), exact.half())
+    exact = run_kernel(*states)[1:]
+    assert torch.equal(run_kernel(*states, dtype=torch.float16)[1:], exact.half())
     # The interpreter cuts bfloat16 off instead of rounding.
-    coarse = run_kernel(*states, dtype=torch.bfloat16)
+    coarse = run_kernel(*states, dtype=torch.bfloat16)[1:]
     torch.testing.assert_close(coarse.float(), exact, atol=0, rtol=2**-7)
 
 
 def test_the_same_twice():
     states = make_states(2, 64)
-    assert torch.equal(run_kernel(*states), run_kernel(*states))
+    assert torch.equal(run_kernel(*states)[1:], run_kernel(*states)[1:])
 
 
 def test_two_equal_states_add_ln_2():

@@ -23,8 +23,8 @@ class AttentionBackend(Protocol):
     """
 
     @property
-    def rows_per_tile(self) -> int:
-        """Rows of one tile of the work list, at most."""
+    def shape_rows(self) -> tuple[int, ...]:
+        """Rows of a tile of each shape, at most; the tiles of the work list are cut for these."""
 
     def prepare(self, step: Step, work: WorkList) -> object:
         """What is worked out once a step, for every layer; `make_batch` puts it in the batch."""
@@ -59,8 +59,14 @@ class AttentionBackend(Protocol):
         """
 
 
-def make_backend(name: str, kv_cache: KVCache) -> AttentionBackend:
+def make_backend(name: str, kv_cache: KVCache, group: int = 1) -> AttentionBackend:
     """The backend "reference", "torch" (CPU) or "triton" (CUDA) over a KV cache.
+
+    Args:
+        name: Of the backend.
+        kv_cache: What it reads and writes.
+        group: Query heads per KV head, for which the triton backend's work is cut. Any other
+            number gives the same values, more slowly.
 
     Raises:
         ConfigError: If there is none of that name, or it cannot run on the cache's device.
@@ -70,7 +76,7 @@ def make_backend(name: str, kv_cache: KVCache) -> AttentionBackend:
     if name == "torch":
         return TorchBackend(kv_cache)
     if name == "triton":
-        return _triton_backend(kv_cache)
+        return _triton_backend(kv_cache, group)
     raise ConfigError(f"backend: {name!r} is not one of reference, torch, triton")
 
 
@@ -94,11 +100,11 @@ def default_cost_model(name: str, numbers_per_token: int) -> CostModel:
     return CostModel()
 
 
-def _triton_backend(kv_cache: KVCache) -> AttentionBackend:
+def _triton_backend(kv_cache: KVCache, group: int) -> AttentionBackend:
     try:
         from treeserve.attention.triton_cuda import TritonBackend
     except ModuleNotFoundError as error:
         raise ConfigError(
             'backend: "triton" needs the triton package; install treeserve[cuda]'
         ) from error
-    return TritonBackend(kv_cache)
+    return TritonBackend(kv_cache, group)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from treeserve.batch import Batch
 from treeserve.kernels import reference
+from treeserve.kernels.tiles import ANY_SHAPE_ROWS
 from treeserve.kernels.work_list import WorkList
 from treeserve.kv_cache import KVCache
 from treeserve.scheduler.step import Step
@@ -16,8 +17,8 @@ class ReferenceBackend:
         self._kv_cache = kv_cache
 
     @property
-    def rows_per_tile(self) -> int:
-        return 16
+    def shape_rows(self) -> tuple[int, ...]:
+        return ANY_SHAPE_ROWS
 
     def prepare(self, step: Step, work: WorkList) -> object:
         return None

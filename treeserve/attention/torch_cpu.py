@@ -9,6 +9,7 @@ from torch import Tensor
 from treeserve.attention.torch_calls import Call, Calls, Merge, Selection, plan_calls, selection
 from treeserve.batch import Batch
 from treeserve.errors import ConfigError
+from treeserve.kernels.tiles import ANY_SHAPE_ROWS
 from treeserve.kernels.work_list import WorkList
 from treeserve.kv_cache import KVCache, LayerCache
 from treeserve.scheduler.step import NO_SLOT, Step
@@ -41,8 +42,8 @@ class TorchBackend:
         self._buffers: dict[tuple[int, int], LayerCache] = {}
 
     @property
-    def rows_per_tile(self) -> int:
-        return 16
+    def shape_rows(self) -> tuple[int, ...]:
+        return ANY_SHAPE_ROWS
 
     def prepare(self, step: Step, work: WorkList) -> PreparedStep:
         written_rows = np.flatnonzero(step.write_slots != NO_SLOT)

@@ -90,7 +90,9 @@ class AttentionTimer:
                 stored.normal_(generator=generator)
         self._device = device
         self._softcap = subject.softcap
-        self._backend = make_backend(subject.backend, cache)
+        self._backend = make_backend(
+            subject.backend, cache, subject.num_heads // subject.num_kv_heads
+        )
         self._q, self._k, self._v = (
             torch.empty(num_rows, heads, subject.head_dim, dtype=dtype, device=device).normal_(
                 generator=generator

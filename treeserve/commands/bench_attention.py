@@ -29,7 +29,7 @@ both plans are compared with the reference first; a tree that fails shows no tim
   treeserve bench attention                                      every tree, on cuda
   treeserve bench attention --backend torch --device cpu --tree '1,64 | 512,32'
 
-A tree is its nodes per level | its tokens per level (the trees of FastTree, MLSys 2025).
+A tree is its nodes per level | its tokens per level (the first ten are FastTree's, MLSys 2025).
 """
 TREES = (
     "1,2,64 | 8,256,32",
@@ -42,6 +42,10 @@ TREES = (
     "1,4,16,64,256,1024 | 256,8,256,64,32,256",
     "1,10 | 4000,400",
     "1,2,4,8,16,32,64,128,256,512 | 16,16,16,16,16,16,16,16,16,16",
+    "1,1,1,1 | 1024,256,1024,32",
+    "1,1024 | 4096,1",
+    "256 | 512",
+    "1 | 4096",
 )
 VALUE_TOLERANCES = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 FLUSH_BYTES = 256 << 20
@@ -54,7 +58,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.set_defaults(run=run, prog=parser.prog)
     add = parser.add_argument
-    add("--tree", action="append", metavar="TREE", help="may be repeated; default: ten trees")
+    add("--tree", action="append", metavar="TREE", help="may be repeated; default: 14 trees")
     add("--heads", default="32/8", metavar="QUERY/KV", help="default: %(default)s")
     add("--head-dim", type=int, default=128, help="default: %(default)s")
     add("--dtype", default="bfloat16", choices=sorted(VALUE_TOLERANCES), help="default: bfloat16")
@@ -140,7 +144,7 @@ def measure_tree(tree: str, args: argparse.Namespace, device: "torch.device") ->
 
     inputs = (random(num_heads), random(num_kv_heads), random(num_kv_heads))
     problem = _Problem(*inputs, scaling=args.head_dim**-0.5)
-    backend = make_backend(args.backend, cache)
+    backend = make_backend(args.backend, cache, num_heads // num_kv_heads)
     reference = make_backend("reference", cache)
     batches = {mode: make_batch(step, device, backend) for mode, step in steps.items()}
     truth = problem.attend(reference, make_batch(steps["off"], device, reference))
