@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from time import perf_counter
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from treeserve.scheduler.plan.trie import Chunk
 from treeserve.scheduler.rows import DecodeRows
 from treeserve.scheduler.step import NO_SLOT, Draws, Int32Array, Keep, Plan, SampleKey, Step
 from treeserve.scheduler.tree.kept import KeptLogits
+from treeserve.scheduler.tree.path import num_pending_tokens
 from treeserve.scheduler.tree.segment import Segment
 
 PlanStep: TypeAlias = Callable[[Sequence[LiveSample], Sequence[Chunk], Int32Array], Plan]
@@ -57,7 +59,10 @@ class InFlight:
 
 
 class Assembly:
-    """Grows row by row: decoding samples first, then prompts in the order in which they are added.
+    """Grows row by row: decoding samples first, then prompts, those with least to compute first.
+
+    But the prompt that started first gets half of the prompts' rows if it needs them: so a long one
+    takes at most twice the steps that it would take alone, and short ones do not wait for its end.
 
     Tokens that this step computes count as present for whoever comes later in the same step, since
     every layer writes all K and V before any row attends.
@@ -79,18 +84,15 @@ class Assembly:
         self._logits_at: dict[Segment, int] = {}
         self._num_rows = len(rows)
 
-    @property
-    def is_full(self) -> bool:
-        return self._num_left <= 0
-
-    def add_prompt_rows(self, leaf: Segment) -> None:
-        """Computes what the path of an awaited leaf still misses, as far as the budget goes."""
-        if self.is_full:
-            return
-        if not self._is_present(leaf):
-            self._claim_pending(leaf)
-        elif leaf not in self._logits_at and leaf.kept_index is None:
-            self._recompute_last(leaf)
+    def add_prompts(self) -> None:
+        """Computes what the paths of awaited leaves still miss, as far as the budget goes."""
+        awaited = [(num_pending_tokens(leaf), leaf) for leaf in self._awaiting.leaves()]
+        num_oldest, oldest = next((each for each in awaited if each[0]), (0, None))
+        num_kept = min(num_oldest, half_of(self._num_left))
+        for _, leaf in sorted(awaited, key=itemgetter(0)):
+            if leaf is oldest:
+                num_kept = 0
+            self._add_prompt_rows(leaf, self._num_left - num_kept)
 
     def build(self, number: int, kept: KeptLogits, plan_step: PlanStep) -> InFlight | None:
         """Lets every sample draw that can; None when there is nothing to do at all."""
@@ -126,18 +128,26 @@ class Assembly:
             plan_seconds=plan_seconds,
         )
 
+    def _add_prompt_rows(self, leaf: Segment, max_rows: int) -> None:
+        if max_rows <= 0:
+            return
+        if not self._is_present(leaf):
+            self._claim_pending(leaf, max_rows)
+        elif leaf not in self._logits_at and leaf.kept_index is None:
+            self._recompute_last(leaf)
+
     def _is_present(self, segment: Segment) -> bool:
         return self._num_present(segment) == len(segment)
 
     def _num_present(self, segment: Segment) -> int:
         return self._claimed.get(segment, segment.num_computed)
 
-    def _claim_pending(self, leaf: Segment) -> None:
+    def _claim_pending(self, leaf: Segment, max_rows: int) -> None:
         request = self._awaiting.first_request(leaf)
         first_row, end_position = self._num_rows, 0
         for segment in _pending_path(leaf):
             start = self._num_present(segment)
-            end = min(len(segment), start + self._num_left)
+            end = min(len(segment), start + max_rows - (self._num_rows - first_row))
             if start == end:
                 continue
             self._claims.append(Claim(request, segment, start, end))
@@ -226,6 +236,11 @@ class Assembly:
             keeps.append(Keep(logits_index, kept_index))
             segments.append(segment)
         return tuple(keeps), tuple(segments)
+
+
+def half_of(num_prompt_rows: int) -> int:
+    """Rows of a step that the oldest prompt can count on, and those that short ones may take."""
+    return (num_prompt_rows + 1) // 2
 
 
 def _pending_path(leaf: Segment) -> list[Segment]:

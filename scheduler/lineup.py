@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from sortedcontainers import SortedDict
 
 from treeserve.scheduler.admission import Admission
+from treeserve.scheduler.assembly import half_of
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.queue.waiting_queue import WaitingQueue
 from treeserve.scheduler.tree.radix_tree import RadixTree
@@ -13,8 +14,10 @@ from treeserve.scheduler.tree.radix_tree import RadixTree
 class Lineup:
     """Admitted requests of which samples wait for memory, by turn, and the waiting queue.
 
-    Nobody is admitted while an earlier request still waits for memory, nor while the tokens that
-    are pending fill the step: what waits in the queue can still be put into a better order.
+    Nobody is admitted while an earlier request still waits for memory. While the tokens that are
+    pending fill the step, only requests are that this very step can compute, in half of its rows:
+    so short prompts do not wait for the end of long ones, and of the others, which wait in the
+    queue, the order can still change.
     """
 
     def __init__(self, tree: RadixTree, admission: Admission, queue: WaitingQueue) -> None:
@@ -82,11 +85,22 @@ class Lineup:
     def _admit(self, num_prompt_rows: int, now: float) -> None:
         if not len(self._queue):
             return
+        num_beside = half_of(num_prompt_rows)
         for request in self._queue.candidates(now):
-            if self._admission.is_full or self._tree.num_pending_tokens >= num_prompt_rows:
+            if self._admission.is_full or num_beside <= 0:
                 return
-            if self._admission.start(request) is not None and not self._take_turn(request):
+            num_needed = self._num_needed_beside(request, num_prompt_rows)
+            if num_needed > num_beside or self._admission.start(request) is None:
+                continue
+            num_beside -= num_needed
+            if not self._take_turn(request):
                 return
+
+    def _num_needed_beside(self, request: LiveRequest, num_prompt_rows: int) -> int:
+        """Rows that the request takes from prompts which would fill the step without it."""
+        if self._tree.num_pending_tokens < num_prompt_rows:
+            return 0
+        return max(1, self._queue.num_uncomputed(request.request_id))
 
     def _take_turn(self, request: LiveRequest) -> bool:
         """Its first sample has started; whether all others have."""

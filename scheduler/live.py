@@ -105,6 +105,10 @@ class LiveRequest:
         return self.request.deadline
 
     @property
+    def num_samples(self) -> int:
+        return self.request.num_samples
+
+    @property
     def num_output_tokens(self) -> int:
         """That all its samples together may draw."""
         return self.request.num_samples * self.request.max_tokens

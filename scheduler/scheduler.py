@@ -160,8 +160,7 @@ class Scheduler:
         if not preempted or not self._admission.num_running:
             self._lineup.start(self._config.token_budget - len(self._rows), now)
         assembly = Assembly(self._config.token_budget, self._rows, self._awaiting)
-        for leaf in self._awaiting.leaves():
-            assembly.add_prompt_rows(leaf)
+        assembly.add_prompts()
         self._in_flight = assembly.build(self._num_steps, self._kept, self._planner.plan)
         if self._in_flight is None:
             return None

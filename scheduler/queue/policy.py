@@ -15,22 +15,25 @@ PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
 class QueueTuning:
     """The constants of admission order."""
 
-    output_share_tokens: int = 256
-    """Of work in every request besides the prompt tokens that the tree does not hold. It bounds
-    how much cheaper one request can look than another."""
+    output_share_tokens: int = 512
+    """Of work for each sample, besides the prompt tokens that the tree does not hold. It bounds how
+    much cheaper one request can look than another."""
+    work_exponent: float = 0.75
+    """How much work counts against a wait: with 1 twice the work must have waited twice as long,
+    with 0 the order is that of arrival."""
     classes_per_octave: int = 4
     """Requests whose work differs by less than a factor of 2 ** (1 / this) count as equal."""
     base_wait_seconds: float = 0.05
     """Added to every wait, so that of requests that have just come the cheapest goes first."""
-    pinned_bonus: float = 2.0
-    """How many times cheaper a request counts whose match ends in a segment that is in use."""
+    pinned_bonus: float = 1.25
+    """By how much longer a request counts as waiting whose match ends in a segment in use."""
     priority_seconds: float = 10.0
     """Of waiting that one unit of priority is worth, where priority is not strict."""
     max_priority: int = 8
     """Priorities beyond this, up or down, count as this where priority is not strict."""
-    overtaking_slack_tokens: int = 16_384
+    overtaking_slack_tokens: int = 131_072
     """Of work by which anybody may be overtaken."""
-    overtaking_share: float = 0.2
+    overtaking_share: float = 0.5
     """Of the work that a request waits for, by which it may be overtaken besides."""
     backfill: int = 8
     """Requests that are tried after one that did not fit."""
@@ -39,9 +42,9 @@ class QueueTuning:
     deadlines_looked_at: int = 8
     """The soonest ones, at every pick."""
 
-    def work(self, num_missing: int) -> int:
+    def work(self, num_missing: int, num_samples: int) -> int:
         """Tokens that a request counts as, of whose prompt the tree lacks `num_missing`."""
-        return num_missing + self.output_share_tokens
+        return num_missing + num_samples * self.output_share_tokens
 
 
 class Order(Protocol):

@@ -27,9 +27,9 @@ class FairShares:
     computed or drawn, divided by its weight. Who comes to wait is lifted to the least of those who
     wait, so nobody saves up credit.
 
-    What is admitted is computed later. So its work is booked ahead, and each token that is charged
-    takes one off what is ahead until nothing is left: one pass does not give all room to one
-    tenant, and in the long run only what was charged counts.
+    What is admitted is computed later. So tokens that will surely be computed are booked ahead, and
+    each token that is charged takes one off what is ahead until nothing is left: one pass does not
+    give all room to one tenant, and in the long run only what was charged counts.
 
     Of the tenants that do not wait some are forgotten when there are too many, least served first:
     they start anew from the least of those who wait.
@@ -85,7 +85,7 @@ class FairShares:
         self._put(tenant, account)
 
     def book(self, tenant: str, num_tokens: int) -> None:
-        """Work of a request of the tenant that was admitted and is still to be done."""
+        """Of a request of the tenant that was admitted: what is to be charged at least."""
         account = self._take(tenant)
         account.num_ahead += num_tokens
         self._put(tenant, account)

@@ -9,6 +9,7 @@ from treeserve.scheduler.queue.tenant_queue import TenantQueue
 from treeserve.scheduler.queue.tenants import FairShares, TenantShare
 from treeserve.scheduler.queue.waiting import Waiting
 from treeserve.scheduler.queue.waiting_index import WaitingIndex
+from treeserve.scheduler.tree.path import num_pending_tokens
 from treeserve.scheduler.tree.radix_tree import RadixTree
 
 DEFAULT_TUNING = QueueTuning()
@@ -59,6 +60,15 @@ class WaitingQueue:
         waiting = self._waiting.get(request_id)
         return None if waiting is None else waiting.request
 
+    def num_uncomputed(self, request_id: str) -> int:
+        """Tokens of its prompt that nobody has computed yet.
+
+        Raises:
+            KeyError: It does not wait.
+        """
+        waiting = self._waiting[request_id]
+        return waiting.num_missing + num_pending_tokens(waiting.stop.segment)
+
     def push(self, request: LiveRequest, now: float) -> None:
         """The request waits from now on, in the place that its arrival gives it.
 
@@ -97,10 +107,9 @@ class WaitingQueue:
             del self._tenants[name]
             self._shares.leave(name)
         if self._offer is not None and self._offer.waiting is waiting:
-            work = self._tuning.work(self._offer.num_missing)
-            self._offer = None
+            num_missing, self._offer = self._offer.num_missing, None
             self._index.enliven(stop.segment)
-            self._count_admitted(waiting, tenant, work)
+            self._count_admitted(waiting, tenant, num_missing, waiting.request.num_samples)
 
     def candidates(self, now: float) -> Iterator[LiveRequest]:
         """Who is to be admitted next, one after the other.
@@ -170,7 +179,7 @@ class WaitingQueue:
         if num_taken > 0:
             # Some of its samples started: its prompt is in the tree now, and the rest waits.
             self._index.enliven(waiting.stop.segment)
-            self._count_admitted(waiting, tenant, num_taken)
+            self._count_admitted(waiting, tenant, num_taken, 0)
         may_try = self._policy.may_backfill and len(self._parked) < self._tuning.backfill
         if not may_try or tenant.is_closed:
             return False
@@ -178,8 +187,12 @@ class WaitingQueue:
         self._parked.append(waiting)
         return True
 
-    def _count_admitted(self, waiting: Waiting, tenant: TenantQueue, work: int) -> None:
-        self._shares.book(waiting.request.tenant, work)
+    def _count_admitted(
+        self, waiting: Waiting, tenant: TenantQueue, num_missing: int, num_samples: int
+    ) -> None:
+        # No more than will be charged: a sample draws one token at least.
+        self._shares.book(waiting.request.tenant, num_missing + num_samples)
+        work = self._tuning.work(num_missing, num_samples)
         tenant.arrivals.count_admitted(waiting.key, work)
         passed = {id(t): t for p in self._parked if (t := self._tenants[p.request.tenant])}
         for other in passed.values():

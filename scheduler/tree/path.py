@@ -36,3 +36,13 @@ class Path:
             assert segment.pins > 0, f"{segment} is on a live path and not pinned"
             position = segment.end_position
         assert position == self.num_tokens, "a path ends before its leaf"
+
+
+def num_pending_tokens(leaf: Segment) -> int:
+    """Tokens of the path that are not computed yet."""
+    num_tokens = 0
+    segment: Segment | None = leaf
+    while segment is not None and segment.is_pending:
+        num_tokens += len(segment) - segment.num_computed
+        segment = segment.parent
+    return num_tokens

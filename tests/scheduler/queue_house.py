@@ -23,6 +23,7 @@ class WaitingRequest:
     priority: int = 0
     deadline: float | None = None
     arrived_at: float = 0.0
+    num_samples: int = 1
     num_output_tokens: int = 16
 
 

@@ -55,13 +55,39 @@ def test_siblings_come_together_as_soon_as_one_of_them_brings_the_trunk():
 
 
 def test_a_wait_wins_over_what_is_cached():
-    house = QueueHouse("tree", tuning=QueueTuning(output_share_tokens=100))
+    house = QueueHouse("tree", tuning=QueueTuning(output_share_tokens=100, work_exponent=1.0))
     house.cache(run_of(1, 900))
     old = house.push(run_of(2, 900), at=0.0)
     cached = house.push(run_of(1, 900), at=11.0)
     assert next(house.queue.candidates(12.0)).request_id == old
     assert next(house.queue.candidates(11.5)).request_id == old
     assert next(house.queue.candidates(13.0)).request_id == cached, "ten times less to do"
+
+
+def test_what_many_wait_for_goes_first():
+    """Two long trunks; the second one came later and would serve three."""
+    house = QueueHouse("tree")
+    alone = house.push([*run_of(1, 900), 1], at=0.0)
+    many = [house.push([*run_of(2, 900), own], at=0.1) for own in range(3)]
+    house.check()
+    assert house.order(now=1.0) == [*many, alone]
+
+
+def test_a_trunk_is_shared_by_those_who_still_wait_for_it():
+    house = QueueHouse("tree")
+    alone = house.push([*run_of(1, 900), 1], at=0.0)
+    left = house.push([*run_of(2, 900), 1], at=0.1)
+    for own in range(2, 6):
+        house.queue.remove(house.push([*run_of(2, 900), own], at=0.2))
+    house.check()
+    assert house.order(now=1.0) == [alone, left]
+
+
+def test_of_requests_that_came_together_the_one_with_fewest_samples_goes_first():
+    house = QueueHouse("tree")
+    wide = house.push(run_of(1, 40), num_samples=32)
+    narrow = house.push(run_of(2, 40), num_samples=2)
+    assert house.order(now=1.0) == [narrow, wide]
 
 
 def test_of_equal_work_what_widens_a_segment_in_use_goes_first():
@@ -83,8 +109,8 @@ def test_those_who_wait_for_a_segment_that_comes_into_use_are_favoured_from_then
     house.cache(run_of(1, 40))
     house.cache(run_of(2, 40))
     unused = house.push([*run_of(1, 40), 8], at=0.0)
-    house.push([*run_of(2, 40), 7], at=0.01, request_id="bringer", priority=8)
-    used = house.push([*run_of(2, 40), 8], at=0.02)
+    house.push([*run_of(2, 40), 7], at=0.005, request_id="bringer", priority=8)
+    used = house.push([*run_of(2, 40), 8], at=0.01)
     assert house.order(now=0.03) == ["bringer", used, unused]
     house.check()
 

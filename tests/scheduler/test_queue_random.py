@@ -1,7 +1,7 @@
 """Anything in any order, against a naive queue that looks at everything afresh at every pick."""
 
 from dataclasses import dataclass, field
-from math import floor, log2
+from math import ceil, floor, log2
 
 import numpy as np
 import pytest
@@ -86,12 +86,13 @@ class NaiveQueue:
             self.last_left = entry.request.tenant
         self.settle_floor()
 
-    def admitted(self, entry, work):
-        tenant = entry.request.tenant
+    def admitted(self, entry, num_missing):
+        tenant, num_samples = entry.request.tenant, entry.request.num_samples
+        work = num_missing + 4 * num_samples
         blocked = {e.request.tenant for e in self.entries if e.tried} - {tenant}
         self.log.append((tenant, entry.key, work, blocked))
         self.rank(tenant)
-        self.accounts[tenant].ahead += work
+        self.accounts[tenant].ahead += num_missing + num_samples
         self.settle_floor()
 
     def charge(self, tenant, num_tokens):
@@ -158,10 +159,24 @@ class NaiveQueue:
         return self.house.tree.locate(entry.request.prefix).num_matched
 
     def ratio(self, entry, now):
-        work_class = floor(2 * log2((self.missing(entry) + 4) / 4))
+        """The first of a cohort shares what it misses with the others."""
+        mine = [e for e in self.entries if e.request.tenant == entry.request.tenant]
+        cohort = [e for e in mine if not e.tried and self.place(e) == self.place(entry)]
+        is_first = entry.key == min(e.key for e in cohort)
+        num_missing = ceil(self.missing(entry) / (len(cohort) if is_first else 1))
+        work = num_missing + 4 * entry.request.num_samples
+        cost = 2 ** (TUNING.work_exponent * floor(2 * log2(work / 4)) / 2)
         wait = max(0.0, now - entry.key[1]) + TUNING.base_wait_seconds
         is_used = self.house.tree.locate(entry.request.prefix).segment.pins > 0
-        return wait / 2 ** (work_class / 2) * (TUNING.pinned_bonus if is_used else 1.0)
+        return wait / cost * (TUNING.pinned_bonus if is_used else 1.0)
+
+    def place(self, entry):
+        """Where it stops, and what it would go on with."""
+        prefix = entry.request.prefix
+        location = self.house.tree.locate(prefix)
+        at = location.num_matched
+        following = None if at == len(prefix) else (prefix.zone(at)[0], int(prefix.tokens[at]))
+        return (id(location.segment), at, following)
 
 
 class Walk:
@@ -202,6 +217,7 @@ class Walk:
             tenant=str(self.rng.choice(["a", "b"])),
             priority=int(self.rng.integers(-2, 3)) if self.chance(20) else 0,
             deadline=deadline,
+            num_samples=int(self.rng.integers(1, 5)),
             num_output_tokens=int(self.rng.integers(1, 9)),
         )
         self.naive.push(self.house.queue.get(request_id))
@@ -213,10 +229,10 @@ class Walk:
             expected = self.naive.best(self.now)
             assert expected is not None
             assert request is expected.request
-            work = self.naive.missing(expected) + 4
+            num_missing = self.naive.missing(expected)
             if self.chance(75) and self.house.admit(request):
                 self.naive.remove(expected)
-                self.naive.admitted(expected, work)
+                self.naive.admitted(expected, num_missing)
                 max_admitted -= 1
                 if max_admitted == 0:
                     break

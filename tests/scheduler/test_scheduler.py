@@ -73,14 +73,14 @@ def test_the_last_token_is_computed_again_where_its_logits_are_gone():
     assert (usage.cached_tokens, usage.shared_tokens, usage.computed_tokens) == (99, 0, 1)
 
 
-def test_a_prompt_that_ends_within_another_draws_from_the_rows_that_compute_the_other():
+def test_a_prompt_goes_on_from_one_that_ends_within_it_in_the_same_step():
     scheduler, device = make()
     scheduler.add(request("long", PROMPT[:100], max_tokens=1))
     scheduler.add(request("short", PROMPT[:60], max_tokens=1))
     step = scheduler.schedule()
     assert (step.num_rows, len(step.draws), step.logits_rows.tolist()) == (100, 2, [59, 99])
     scheduler.complete(step, device.run(step))
-    assert scheduler.usage("short").shared_tokens == 60
+    assert scheduler.usage("long").shared_tokens == 60
 
 
 def test_suffixes_are_computed_in_the_step_that_computes_their_trunk():
@@ -134,8 +134,35 @@ def test_a_failed_step_ends_its_requests_and_no_other():
     assert drawn(updates) == {("c", 0): run_alone(request("c", PROMPT, max_tokens=2), 0, 4)}
 
 
+def test_short_prompts_do_not_wait_for_the_end_of_a_long_one():
+    """They share its steps, and it keeps half of the rows."""
+    scheduler, device = make(token_budget=100)
+    scheduler.add(request("long", PROMPT, max_tokens=1))
+    scheduler.complete(step := scheduler.schedule(), device.run(step))
+    for i in range(4):
+        scheduler.add(request(f"short{i}", [9 + i] * 20, max_tokens=1))
+    steps, updates = run_until_idle(scheduler, device)
+    assert [u.request_id for u in updates] == ["short0", "short1", "short2", "short3", "long"]
+    assert [step.num_prompt_rows for step in steps] == [100, 100, 100, 100, 80]
+    assert [len(step.draws) for step in steps] == [2, 2, 0, 0, 1]
+
+
+def test_a_long_prompt_keeps_half_of_the_rows_however_many_short_ones_come():
+    scheduler, device = make(token_budget=100, num_pages=2000)
+    scheduler.add(request("long", PROMPT, max_tokens=1))
+    scheduler.complete(step := scheduler.schedule(), device.run(step))
+    ended = []
+    for number in range(20):
+        for i in range(5):
+            scheduler.add(request(f"{number}.{i}", [9 + 5 * number + i] * 25, max_tokens=1))
+        step = scheduler.schedule()
+        updates = complete(scheduler, step, device.run(step))
+        ended.append([update.request_id for update in updates])
+    assert ["long" in names for names in ended].index(True) == 7, "eight steps of 50 rows"
+
+
 def test_samples_start_in_waves_within_max_running_and_nobody_overtakes():
-    scheduler, device = make(max_running=3)
+    scheduler, device = make(max_running=3, policy="fcfs")
     scheduler.add(request("a", PROMPT[:20], n=7, max_tokens=4))
     scheduler.add(request("b", PROMPT[:5], max_tokens=4))
     steps, updates = run_until_idle(scheduler, device)

@@ -1,5 +1,6 @@
 """Virtual time is what a person with a pencil gets, and every trace runs to its end."""
 
+from functools import cache
 from typing import get_args
 
 import pytest
@@ -194,3 +195,29 @@ def test_the_same_trace_gives_the_same_result(policy):
     first, second = (simulate(trace, preset("h100-8b"), config) for _ in range(2))
     assert first == second
     assert first.evicted_tokens > 0
+
+
+@cache
+def result_by_default(name, policy):
+    """Of a whole trace that comes with treeserve, on the pool that the device has room for."""
+    device = preset("h100-8b")
+    config = SchedulerConfig(num_pages=device.num_pages(16), token_budget=2048, policy=policy)
+    return simulate(read_trace(TRACES_FOLDER / f"{name}.jsonl"), device, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_sharing_first_serves_sooner_and_lets_nobody_wait_much_longer(name):
+    """Virtual time is exact, so this holds on every machine or on none."""
+    tree = result_by_default(name, "tree").time_to_first_token
+    fcfs = result_by_default(name, "fcfs").time_to_first_token
+    assert tree.mean <= fcfs.mean
+    assert tree.p99 <= 1.2 * fcfs.p99
+
+
+@pytest.mark.slow
+def test_the_traces_preempt_on_the_whole_pool_too():
+    """Or else nothing that is compared here says what preemption costs."""
+    result = result_by_default("reasoning", "tree")
+    assert result.preemptions > 10
+    assert result.num_finished == result.num_requests

@@ -33,6 +33,7 @@ Traces that come with treeserve:
   documents  documents of 8 to 20 thousand tokens, questions to all of them at once
   agents     trees, 3 to 6 deep, that branch from generated text
   unshared   independent prompts
+  reasoning  short questions, long answers that fill the pool
   overload   all of these from three tenants, more than the device can do
 
 A trace of your own has one JSON object a line, with the fields of Mooncake's published traces:

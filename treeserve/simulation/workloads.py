@@ -115,6 +115,20 @@ class Workload:
                 **fields,
             )
 
+    def reasoning(self, num_requests: int, rates: Rates, **fields: object) -> None:
+        """Short questions, and answers that are long but for a few much shorter than asked for."""
+        system = self._fresh_blocks(1)
+        for arrival in self._arrivals(num_requests, rates):
+            self._add(
+                request_id=f"r{next(self._numbers)}",
+                arrival_seconds=arrival,
+                input_length=_BLOCK_SIZE + self._length(150, 0.7, 20, _BLOCK_SIZE),
+                block_ids=(*system, *self._fresh_blocks(1)),
+                output_lengths=(self._length(1800, 0.7, 100, 8192),),
+                max_tokens=8192,
+                **fields,
+            )
+
     def requests(self) -> list[TraceRequest]:
         """In the order of arrival, children after their parents."""
         parents = {request.parent for request in self._requests}
@@ -227,6 +241,12 @@ def unshared() -> list[TraceRequest]:
     return workload.requests()
 
 
+def reasoning() -> list[TraceRequest]:
+    workload = Workload(7)
+    workload.reasoning(520, Rates(burst=24, calm=6))
+    return workload.requests()
+
+
 def overload() -> list[TraceRequest]:
     """Three tenants: people who chat and give up, a lab, and batches that nobody waits for."""
     workload = Workload(6)
@@ -244,6 +264,7 @@ WORKLOADS: dict[str, Callable[[], list[TraceRequest]]] = {
     "documents": documents,
     "agents": agents,
     "unshared": unshared,
+    "reasoning": reasoning,
     "overload": overload,
 }
 """By the name of their file."""
