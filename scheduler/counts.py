@@ -1,8 +1,10 @@
 """The scheduler in numbers, between two steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from treeserve.scheduler.request import PromptUsage
+from treeserve.scheduler.tree.radix_tree import EvictionReason
 
 
 @dataclass(slots=True)
@@ -54,9 +56,14 @@ class SchedulerCounts:
     total_pages: int
     retained_tokens: int
     """Cached tokens that a retention favours."""
-    evicted_tokens: int
-    """Since the start."""
+    evicted_tokens: Mapping[EvictionReason, int]
+    """Since the start, by what they were evicted for."""
     preempted_samples: int
     """Since the start."""
     tally: Tally
     """A copy."""
+
+    @property
+    def num_evicted_tokens(self) -> int:
+        """For all reasons."""
+        return sum(self.evicted_tokens.values())

@@ -283,7 +283,7 @@ class Scheduler:
             reserved_pages=self._admission.num_reserved_pages,
             total_pages=self._pool.num_pages,
             retained_tokens=self._tree.num_retained_tokens,
-            evicted_tokens=self._tree.num_evicted_tokens,
+            evicted_tokens=dict(self._tree.evicted_tokens),
             preempted_samples=self._admission.num_preempted,
             tally=replace(self._tally),
         )

@@ -265,8 +265,8 @@ class Engine:
 
     def _numbers(self, counts: SchedulerCounts) -> StepNumbers:
         """The engine between two steps."""
-        evicted = counts.evicted_tokens - self._evicted_tokens
-        self._evicted_tokens = counts.evicted_tokens
+        evicted = counts.num_evicted_tokens - self._evicted_tokens
+        self._evicted_tokens = counts.num_evicted_tokens
         return StepNumbers(
             running_samples=counts.running_samples,
             waiting_requests=counts.waiting_requests,

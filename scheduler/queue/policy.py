@@ -1,14 +1,13 @@
 """The policies of the waiting queue: in which order requests are admitted, and the constants."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Protocol, get_args
 
 from sortedcontainers import SortedKeyList
 
+from treeserve.config import PolicyName
 from treeserve.scheduler.live import LiveRequest
 from treeserve.scheduler.queue.waiting import OrderKey, Waiting
-
-PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
 
 
 @dataclass(frozen=True, slots=True)

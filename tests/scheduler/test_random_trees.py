@@ -42,7 +42,7 @@ def test_the_random_trees_are_many_and_visit_what_is_rare(record_property):
     assert num_trees >= MIN_TREES
     assert num_steps >= MIN_STEPS
     assert sum(bool(r.cut_short) for r in runs) > 10
-    assert sum(c.evicted_tokens > 0 for c in counts) > 10
+    assert sum(c.num_evicted_tokens > 0 for c in counts) > 10
     assert sum(c.preempted_samples for c in counts) > 100
     assert sum(c.tally.num_forked for c in counts) > 100
     assert sum(c.tally.num_expired for c in counts) > 10
@@ -62,5 +62,5 @@ def test_a_token_that_stays_cached_is_computed_once(seed):
                 scheduler.complete(step, device.run(step))
         scheduler.abort(f"r{random.integers(40)}")
     run_until_idle(scheduler, device)
-    assert scheduler.counts().evicted_tokens == 0
+    assert scheduler.counts().num_evicted_tokens == 0
     assert len(set(device.stored_prompts)) == len(device.stored_prompts) > 100

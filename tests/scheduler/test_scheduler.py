@@ -181,7 +181,7 @@ def test_pages_are_reserved_so_that_whoever_runs_can_finish():
     for each in requests:
         for index in range(2):
             assert drawn(updates)[each.request_id, index] == run_alone(each, index, 4)
-    assert scheduler.counts().evicted_tokens > 0
+    assert scheduler.counts().num_evicted_tokens > 0
 
 
 def test_a_cached_prefix_in_many_pieces_never_blocks_a_request_that_fits():

@@ -186,7 +186,7 @@ class _Steps:
         self.kv_tokens_read_flat += step.plan.counts.tokens_read_flat
         self.running_seconds += counts.running_samples * seconds
         self.peak_live_pages = max(self.peak_live_pages, counts.used_pages - counts.cached_pages)
-        self.evicted_tokens = counts.evicted_tokens
+        self.evicted_tokens = counts.num_evicted_tokens
         self.preemptions = counts.preempted_samples
         self.recomputed_tokens = counts.tally.recomputed_tokens
 

@@ -49,7 +49,7 @@ def measure_steps(shape: LoadShape, num_steps: int, churn: float | None = None) 
     for _ in range(num_first):
         # Until every request that started together with all others has been replaced.
         load.step(num_ending)
-    before = load.scheduler.counts().evicted_tokens
+    before = load.scheduler.counts().num_evicted_tokens
     steps = []
     with _watched_collections() as pauses:
         for _ in range(num_steps):
@@ -69,7 +69,7 @@ def measure_steps(shape: LoadShape, num_steps: int, churn: float | None = None) 
         add_ms_p50=milliseconds([s.add for s in steps], 50),
         gc_collections=len(pauses),
         gc_ms_longest=milliseconds(pauses or [0.0], 100),
-        evicted_tokens=load.scheduler.counts().evicted_tokens - before,
+        evicted_tokens=load.scheduler.counts().num_evicted_tokens - before,
     )
 
 
