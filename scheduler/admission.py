@@ -114,13 +114,16 @@ class Admission:
         rows = needy[0]
         pages = self._tree.allocate(len(rows))
         assert pages is not None, "a promised page is not there"
+        slots = self._pool.slots(pages).reshape(len(rows), self._pool.page_size)
         for index, row in enumerate(rows):
             tail = self._rows.samples[row].tail
-            self.num_reserved_pages -= 1 if tail.num_outstanding_pages else 0
-            self._num_unpromised -= tail.may_outgrow_promise
-            tail.grow(pages[index : index + 1], self._pool)
+            if tail.num_outstanding_pages:
+                self.num_reserved_pages -= 1
+            else:
+                self._num_unpromised -= 1
+            tail.grow(pages[index : index + 1], slots[index])
             self._num_unpromised += tail.may_outgrow_promise
-        self._rows.set_slots(rows, pages * np.int32(self._pool.page_size))
+        self._rows.set_slots(rows, slots[:, 0])
         return preempted
 
     def branch(self, sample: LiveSample, num_drawn: int) -> None:

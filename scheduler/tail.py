@@ -69,9 +69,10 @@ class Tail:
         """[num_tokens], fewer by one while the last drawn token needs a page."""
         return self.page_slots[: len(self.tokens)]
 
-    def grow(self, pages: Int32Array, pool: PagePool) -> None:
+    def grow(self, pages: Int32Array, slots: Int32Array) -> None:
+        """Fresh pages, and all slots of them."""
         self.pages = np.concatenate([self.pages, pages])
-        self.page_slots = np.concatenate([self.page_slots, pool.slots(pages)])
+        self.page_slots = np.concatenate([self.page_slots, slots])
 
     def drop_first(self, num_tokens: int, pool: PagePool) -> None:
         """The first tokens now belong to the tree, which holds their pages itself.

@@ -106,7 +106,7 @@ class Samples:
         if sample.tail.needs_page:
             pages = self.tree.allocate(1)
             assert pages is not None
-            sample.tail.grow(pages, self.pool)
+            sample.tail.grow(pages, self.pool.slots(pages))
 
 
 def checked(planner: Planner, samples: Samples, *chunks: Chunk) -> Plan:
@@ -232,7 +232,7 @@ def test_a_tail_that_begins_anew_is_another_plan():
     held, sample.tail = sample.tail, Tail(100, 1000, 0)
     sample.tail.tokens = list(held.tokens)
     pages = samples.tree.allocate(1)
-    sample.tail.grow(pages, samples.pool)
+    sample.tail.grow(pages, samples.pool.slots(pages))
     samples.grow()
     assert checked(planner, samples).counts.origin == "rebuilt"
 
