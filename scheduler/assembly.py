@@ -61,8 +61,8 @@ class InFlight:
 class Assembly:
     """Grows row by row: decoding samples first, then prompts, those with least to compute first.
 
-    But the prompt that started first gets half of the prompts' rows if it needs them: so a long one
-    takes at most twice the steps that it would take alone, and short ones do not wait for its end.
+    But of prompts that are not computed yet, the one that started first gets half of their rows if
+    it needs them: short ones do not wait for the end of a long one, nor do they hold it up.
 
     Tokens that this step computes count as present for whoever comes later in the same step, since
     every layer writes all K and V before any row attends.

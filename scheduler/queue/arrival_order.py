@@ -15,9 +15,10 @@ _by_key = attrgetter("key")
 class ArrivalOrder:
     """Knows how much work went past those who wait, and when that is enough.
 
-    Work counts prompt tokens that had to be computed and a share for the output, when a request is
-    admitted. For a waiting request, O is the work of others that were admitted since it came though
-    they are after it in the order of arrival, and E the work of those before it. As soon as
+    Work counts prompt tokens that had to be computed and a share for each sample's output, when a
+    request is admitted. For a waiting request, O is the work of others that were admitted since it
+    came though they are after it in the order of arrival, and E the work of those before it. As
+    soon as
 
         O >= slack + share * E
 

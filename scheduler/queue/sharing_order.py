@@ -167,7 +167,7 @@ class SharingOrder:
 
 
 class _Group:
-    """Requests of one class or one cohort that stop at one place, by arrival; never empty."""
+    """Requests of one class or one cohort that stop at one place, by arrival."""
 
     __slots__ = ("_keys", "is_cohort", "members", "place", "stop")
 

@@ -95,6 +95,7 @@ def test_options_out_of_range_are_named(capsys, model, options, words):
 def test_an_interrupt_ends_it_quietly(capsys, model, monkeypatch):
     """It arrives while a step runs, which is then allowed to end."""
     run_step = Runner.run
+    handler_before = signal.getsignal(signal.SIGINT)
 
     def interrupted(self, *arguments):
         monkeypatch.undo()
@@ -104,7 +105,7 @@ def test_an_interrupt_ends_it_quietly(capsys, model, monkeypatch):
     monkeypatch.setattr(Runner, "run", interrupted)
     assert run("abc", "--model", model, "--max-tokens", "9", "--ignore-eos") == 130
     assert capsys.readouterr().err == ""
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler_before
 
 
 def test_a_prompt_comes_from_stdin(capsys, monkeypatch, model):

@@ -34,7 +34,7 @@ Traces that come with treeserve:
   agents     trees, 3 to 6 deep, that branch from generated text
   unshared   independent prompts
   reasoning  short questions, long answers that fill the pool
-  overload   all of these from three tenants, more than the device can do
+  overload   all of these but reasoning, from three tenants, more than the device can do
 
 A trace of your own has one JSON object a line, with the fields of Mooncake's published traces:
   {"timestamp": 27482, "input_length": 700, "output_length": 52, "hash_ids": [46, 47]}

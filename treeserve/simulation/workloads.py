@@ -116,7 +116,7 @@ class Workload:
             )
 
     def reasoning(self, num_requests: int, rates: Rates, **fields: object) -> None:
-        """Short questions, and answers that are long but for a few much shorter than asked for."""
+        """Short questions; answers are long, and most are far shorter than what was asked for."""
         system = self._fresh_blocks(1)
         for arrival in self._arrivals(num_requests, rates):
             self._add(
