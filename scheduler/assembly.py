@@ -14,7 +14,7 @@ from treeserve.scheduler.plan.trie import Chunk
 from treeserve.scheduler.rows import DecodeRows
 from treeserve.scheduler.step import NO_SLOT, Draws, Int32Array, Keep, Plan, SampleKey, Step
 from treeserve.scheduler.tree.kept import KeptLogits
-from treeserve.scheduler.tree.path import num_pending_tokens
+from treeserve.scheduler.tree.path import climb_pending, num_pending_tokens
 from treeserve.scheduler.tree.segment import Segment
 
 PlanStep: TypeAlias = Callable[[Sequence[LiveSample], Sequence[Chunk], Int32Array], Plan]
@@ -145,7 +145,7 @@ class Assembly:
     def _claim_pending(self, leaf: Segment, max_rows: int) -> None:
         request = self._awaiting.first_request(leaf)
         first_row, end_position = self._num_rows, 0
-        for segment in _pending_path(leaf):
+        for segment in reversed(climb_pending(leaf)):
             start = self._num_present(segment)
             end = min(len(segment), start + max_rows - (self._num_rows - first_row))
             if start == end:
@@ -241,13 +241,3 @@ class Assembly:
 def half_of(num_prompt_rows: int) -> int:
     """Rows of a step that the oldest prompt can count on, and those that short ones may take."""
     return (num_prompt_rows + 1) // 2
-
-
-def _pending_path(leaf: Segment) -> list[Segment]:
-    """The segments from the first pending one down to the leaf."""
-    path = []
-    segment: Segment | None = leaf
-    while segment is not None and segment.is_pending:
-        path.append(segment)
-        segment = segment.parent
-    return path[::-1]

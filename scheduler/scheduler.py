@@ -109,8 +109,9 @@ class Scheduler:
         """Queues a request that goes on from one of another sample's tokens.
 
         What comes before the branch is shared where it lies; for a living parent nothing of it is
-        computed again but the row of the last shared token, for its logits. Of a parent that ended,
-        what has been evicted since is computed once more.
+        computed again but the row of the last shared token, for its logits; `Admission.branch` says
+        when the parent has to keep its tokens to itself. Of a parent that ended, what has been
+        evicted since is computed once more.
 
         Raises:
             InvalidRequest: No such parent, it did not draw as many tokens, or as `add`.

@@ -21,12 +21,7 @@ class Path:
 
     def segments(self) -> tuple[Segment, ...]:
         """Uppermost first, without the root."""
-        segments = []
-        segment: Segment | None = self.leaf
-        while segment is not None and not segment.is_root:
-            segments.append(segment)
-            segment = segment.parent
-        return tuple(reversed(segments))
+        return tuple(reversed(climb(self.leaf)))
 
     def check(self) -> None:
         """Raises AssertionError unless it is pinned and runs from position 0 without a gap."""
@@ -38,11 +33,26 @@ class Path:
         assert position == self.num_tokens, "a path ends before its leaf"
 
 
-def num_pending_tokens(leaf: Segment) -> int:
-    """Tokens of the path that are not computed yet."""
-    num_tokens = 0
+def climb(leaf: Segment) -> list[Segment]:
+    """The path from the leaf up, without the root."""
+    path = []
+    segment = leaf
+    while segment.parent is not None:
+        path.append(segment)
+        segment = segment.parent
+    return path
+
+
+def climb_pending(leaf: Segment) -> list[Segment]:
+    """As `climb`, but no further than the path is pending."""
+    path = []
     segment: Segment | None = leaf
     while segment is not None and segment.is_pending:
-        num_tokens += len(segment) - segment.num_computed
+        path.append(segment)
         segment = segment.parent
-    return num_tokens
+    return path
+
+
+def num_pending_tokens(leaf: Segment) -> int:
+    """Tokens of the path that are not computed yet."""
+    return sum(len(segment) - segment.num_computed for segment in climb_pending(leaf))

@@ -1,7 +1,7 @@
 """The radix tree over token ids: what is cached, what is pending, and what may be evicted."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ from treeserve.scheduler.tree.holders import PageDrop
 from treeserve.scheduler.tree.kept import KeptLogits
 from treeserve.scheduler.tree.listener import TreeListener
 from treeserve.scheduler.tree.location import Location, descend, locate_below
+from treeserve.scheduler.tree.path import climb
 from treeserve.scheduler.tree.pool import PagePool
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.retention import RetainedPrefix, Retention, require_bias
@@ -184,7 +185,7 @@ class RadixTree:
 
     def pin(self, leaf: Segment) -> None:
         """Keeps the segment and all its ancestors from being evicted."""
-        path = _path_to(leaf)
+        path = climb(leaf)
         pages = [segment.pages for segment in path if segment.pins == 0]
         if pages:
             self._holders.pin(np.concatenate(pages))
@@ -194,7 +195,7 @@ class RadixTree:
 
     def unpin(self, leaf: Segment) -> None:
         """Undoes one pin. Tokens that nobody is going to compute any more leave the tree."""
-        path = _path_to(leaf)
+        path = climb(leaf)
         if any(segment.pins <= 0 for segment in path):
             raise ValueError(f"{leaf} is not pinned")
         settled = [segment for segment in path if segment.pins == 1]
@@ -210,7 +211,7 @@ class RadixTree:
 
     def count_hit(self, leaf: Segment) -> None:
         """One more request has this path, which is worth more from now on; once a request."""
-        for segment in _path_to(leaf):
+        for segment in climb(leaf):
             segment.hits += 1
             self._order.rerank(segment)
 
@@ -383,18 +384,8 @@ class RadixTree:
         return self._shape.truncate(segment, num_tokens, drop)
 
     def _touch(self, segment: Segment) -> None:
-        self._order.touch([s for s in _path_to(segment) if s.pins == 0])
+        self._order.touch([s for s in climb(segment) if s.pins == 0])
 
     def _cover(self, pages: Int32Array, start: int, end: int) -> Int32Array:
         """The pages in which slots `[start, end)` lie, counted from the first page on."""
         return pages[start // self._pool.page_size : self._pool.pages_for(end)]
-
-
-def _path_to(leaf: Segment) -> Sequence[Segment]:
-    """From the leaf up, without the root."""
-    path = []
-    segment = leaf
-    while segment.parent is not None:
-        path.append(segment)
-        segment = segment.parent
-    return path
