@@ -118,6 +118,11 @@ class Draws:
         return len(self.samples)
 
 
+def unread_token(draw_index: int) -> int:
+    """Stands for a token that is still on the device; its own inverse."""
+    return -1 - draw_index
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """The logits at `logits_index` (into `Step.logits_rows`) go into the kept-logits table."""
@@ -136,7 +141,8 @@ class Step:
 
     number: int
     token_ids: Int32Array
-    """[num_rows]"""
+    """[num_rows]; `unread_token(i)` where it is what draw i of the step before drew, and nobody has
+    read that yet"""
     positions: Int32Array
     """[num_rows]"""
     write_slots: Int32Array

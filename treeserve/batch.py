@@ -47,13 +47,20 @@ class Batch:
         return self.write_slots.shape[0]
 
 
-def make_batch(step: Step, device: torch.device | str, preparer: StepPreparer) -> Batch:
+def make_batch(
+    step: Step,
+    device: torch.device | str,
+    preparer: StepPreparer,
+    last_drawn: Tensor | None = None,
+) -> Batch:
     """The tensors of a step that has rows, with one copy to the device.
 
     Args:
         step: As the scheduler decided it, with at least one row.
         device: Of the model.
         preparer: The attention backend that will read the batch.
+        last_drawn: [num_draws] int64 on the device: what the step before drew, for rows whose token
+            nobody has read. None where there are none.
     """
     plan, shape_rows = step.plan, preparer.shape_rows
     item_tokens = plan.item_slot_ends - plan.item_slot_starts
@@ -83,13 +90,21 @@ def make_batch(step: Step, device: torch.device | str, preparer: StepPreparer) -
         needs_merge=bool((np.diff(plan.row_state_starts) != 1).any()),
     )
     return Batch(
-        token_ids=token_ids.long()[None],
+        token_ids=_known(token_ids.long(), last_drawn)[None],
         positions=work.positions.long()[None],
         write_slots=write_slots,
         logits_rows=logits_rows.long(),
         work=work,
         prepared=preparer.prepare(step, work),
     )
+
+
+def _known(token_ids: Tensor, last_drawn: Tensor | None) -> Tensor:
+    """[num_rows] the token ids, those that nobody has read among them."""
+    if last_drawn is None or not len(last_drawn):
+        return token_ids
+    unread = (-1 - token_ids).clamp(min=0, max=len(last_drawn) - 1)
+    return torch.where(token_ids < 0, last_drawn[unread], token_ids)
 
 
 def _to_device(arrays: list[Int32Array], device: torch.device) -> list[Tensor]:

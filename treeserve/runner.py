@@ -9,7 +9,7 @@ from torch import Tensor
 from treeserve.attention.backend import AttentionBackend
 from treeserve.batch import Batch, make_batch
 from treeserve.model import LoadedModel
-from treeserve.sampler import DrawnToken, DrawParams, draw_tokens
+from treeserve.sampler import Drawn, DrawnToken, DrawParams, draw_tokens
 from treeserve.scheduler.step import Step
 
 
@@ -49,6 +49,28 @@ class _Attend:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Launched:
+    """A step on its way through the device, and what it draws."""
+
+    step_number: int
+    _drawn: Drawn | None
+    _is_finite: Tensor | None
+
+    def read_sync(self) -> list[DrawnToken]:
+        """Waits for the device; one token for each of the step's draws.
+
+        Raises:
+            BrokenLogits: A row that is drawn from is not finite.
+        """
+        if self._drawn is None:
+            return []
+        if not bool(self._is_finite):
+            number = self.step_number
+            raise BrokenLogits(f"step {number}: the logits of a drawn row are not finite")
+        return self._drawn.read_sync()
+
+
 class Runner:
     """Owns the kept-logits table; everything else of a step is an argument.
 
@@ -64,35 +86,38 @@ class Runner:
         self._kept = torch.zeros(
             num_kept, model.vocabulary_size, dtype=torch.float32, device=model.device
         )
+        self._last_drawn: Tensor | None = None
+
+    def run(self, step: Step, draws: Sequence[DrawParams]) -> list[DrawnToken]:
+        """One forward pass and its draws: `launch`, and what it drew."""
+        return self.launch(step, draws).read_sync()
 
     @torch.inference_mode()
-    def run(self, step: Step, draws: Sequence[DrawParams]) -> list[DrawnToken]:
-        """One forward pass and its draws.
+    def launch(self, step: Step, draws: Sequence[DrawParams]) -> "Launched":
+        """Starts one forward pass and its draws.
+
+        The step before may not have been read yet: its tokens go from its draws to this step's rows
+        on the device.
 
         Args:
             step: What to compute.
             draws: Of the samples that draw, one for each of `step.draws`.
-
-        Returns:
-            One token for each of `step.draws`.
-
-        Raises:
-            BrokenLogits: A row that is drawn from is not finite.
         """
         logits = self._compute_logits(step)
         for keep in step.keeps:
             self._kept[keep.kept_index] = logits[keep.logits_index]
         if not len(step.draws):
-            return []
+            self._last_drawn = None
+            return Launched(step.number, None, None)
         rows = self._gather_sources(step, logits)
-        if not bool(torch.isfinite(rows.amax(dim=-1)).all()):
-            raise BrokenLogits(f"step {step.number}: the logits of a drawn row are not finite")
-        return draw_tokens(rows, draws, step.draws.positions.tolist())
+        drawn = draw_tokens(rows, draws, step.draws.positions.tolist())
+        self._last_drawn = drawn.token_ids
+        return Launched(step.number, drawn, torch.isfinite(rows.amax(dim=-1)).all())
 
     def _compute_logits(self, step: Step) -> Tensor:
         if step.num_rows == 0:
             return self._kept[:0]
-        batch = make_batch(step, self._model.device, self._backend)
+        batch = make_batch(step, self._model.device, self._backend, self._last_drawn)
         attend = _Attend(self._backend, batch)
         return self._model.forward(batch.token_ids, batch.positions, batch.logits_rows, attend)
 

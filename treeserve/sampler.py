@@ -25,9 +25,23 @@ class DrawnToken:
     logprob: TokenLogprob | None
 
 
-def draw_tokens(
-    logits: Tensor, draws: Sequence[DrawParams], positions: Sequence[int]
-) -> list[DrawnToken]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """What has been drawn, on the device."""
+
+    token_ids: Tensor
+    """[num_draws] int64"""
+    _logprobs: dict[int, TokenLogprob]
+
+    def read_sync(self) -> list[DrawnToken]:
+        """Waits for the device."""
+        return [
+            DrawnToken(token_id, self._logprobs.get(i))
+            for i, token_id in enumerate(_to_host_sync(self.token_ids))
+        ]
+
+
+def draw_tokens(logits: Tensor, draws: Sequence[DrawParams], positions: Sequence[int]) -> Drawn:
     """Draw one token per row.
 
     Args:
@@ -43,10 +57,7 @@ def draw_tokens(
             some = [draws[i] for i in rows]
             uniforms = [_uniform(draws[i], positions[i]) for i in rows]
             token_ids[rows] = draw_some(logits[rows], some, uniforms)
-    logprobs = _logprobs(logits, token_ids, draws)
-    return [
-        DrawnToken(token_id, logprobs.get(i)) for i, token_id in enumerate(_to_host_sync(token_ids))
-    ]
+    return Drawn(token_ids, _logprobs(logits, token_ids, draws))
 
 
 def uniform(seed: int, sample_index: int, position: int) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from treeserve.sampler import DrawParams, draw_tokens, uniform
+from treeserve.scheduler.step import unread_token
 from treeserve.types import SamplingParams
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
@@ -14,7 +15,7 @@ NUM_DRAWS = 4000
 
 def draw_many(params: SamplingParams, logits: torch.Tensor = LOGITS) -> torch.Tensor:
     draws = [DrawParams(params, index) for index in range(NUM_DRAWS)]
-    drawn = draw_tokens(logits.expand(NUM_DRAWS, -1), draws, [7] * NUM_DRAWS)
+    drawn = draw_tokens(logits.expand(NUM_DRAWS, -1), draws, [7] * NUM_DRAWS).read_sync()
     counts = torch.bincount(
         torch.tensor([token.token_id for token in drawn]), minlength=len(logits)
     )
@@ -61,10 +62,10 @@ def test_a_draw_does_not_depend_on_its_neighbours():
     ]
     draws = [DrawParams(kinds[i % 3], i) for i in range(9)]
     positions = list(range(10, 19))
-    together = draw_tokens(logits, draws, positions)
+    together = draw_tokens(logits, draws, positions).read_sync()
     for i, token in enumerate(together):
         row = slice(i, i + 1)
-        assert draw_tokens(logits[row], draws[row], positions[row]) == [token]
+        assert draw_tokens(logits[row], draws[row], positions[row]).read_sync() == [token]
 
 
 def test_impossible_tokens_are_never_drawn():
@@ -83,9 +84,14 @@ def test_uniform_numbers_are_uniform_and_distinct():
 
 def test_logprobs_are_of_the_untruncated_distribution():
     params = SamplingParams(temperature=0.3, top_k=1, logprobs=2, seed=1)
-    [token] = draw_tokens(LOGITS[None], [DrawParams(params, 0)], [0])
+    [token] = draw_tokens(LOGITS[None], [DrawParams(params, 0)], [0]).read_sync()
     table = LOGITS.log_softmax(-1)
     assert token.logprob is not None
     assert token.logprob.logprob == pytest.approx(table[0].item())
     assert [entry for entry, _ in token.logprob.top] == [0, 1]
     assert [value for _, value in token.logprob.top] == pytest.approx(table[:2].tolist())
+
+
+def test_an_unread_token_is_its_own_inverse_and_never_a_token():
+    assert [unread_token(i) for i in range(3)] == [-1, -2, -3]
+    assert unread_token(unread_token(5)) == 5
