@@ -1,13 +1,13 @@
 """Deadlines of live requests, soonest first."""
 
-from sortedcontainers import SortedList
+from treeserve.scheduler.sorted_items import SortedItems
 
 
 class Deadlines:
     """A request without one is not in it."""
 
     def __init__(self) -> None:
-        self._order: SortedList = SortedList()
+        self._order: SortedItems[tuple[float, str]] = SortedItems()
         self._by_id: dict[str, float] = {}
 
     def add(self, request_id: str, deadline: float | None) -> None:

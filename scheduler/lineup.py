@@ -1,13 +1,13 @@
 """The line-up: which samples start next, those of admitted requests first, then those that wait."""
 
 from collections.abc import Iterable
-
-from sortedcontainers import SortedDict
+from operator import attrgetter
 
 from treeserve.scheduler.admission import Admission
 from treeserve.scheduler.assembly import half_of
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.queue.waiting_queue import WaitingQueue
+from treeserve.scheduler.sorted_items import SortedItems
 from treeserve.scheduler.tree.radix_tree import RadixTree
 
 
@@ -25,7 +25,7 @@ class Lineup:
         self._admission = admission
         self._queue = queue
         self._num_turns = 0
-        self._startable: SortedDict = SortedDict()
+        self._startable: SortedItems[LiveRequest] = SortedItems(key=attrgetter("turn"))
 
     @property
     def num_waiting(self) -> int:
@@ -44,20 +44,21 @@ class Lineup:
     def put_back(self, preempted: Iterable[LiveSample]) -> None:
         """They start again in their request's turn."""
         for sample in preempted:
-            self._startable[sample.request.turn] = sample.request
+            if sample.request not in self._startable:
+                self._startable.add(sample.request)
 
     def discard(self, request: LiveRequest) -> None:
         """The request has no sample left to start."""
         if request.turn is None:
             self._queue.remove(request.request_id)
         else:
-            self._startable.pop(request.turn, None)
+            self._startable.discard(request)
 
     def start(self, num_prompt_rows: int, now: float) -> None:
         """Starts what there is memory for and what keeps so many rows of a step busy."""
         if self._start_admitted():
             self._admit(num_prompt_rows, now)
-        if not self._admission.num_running and (self._startable or len(self._queue)):
+        if not self._admission.num_running and (len(self._startable) or len(self._queue)):
             self._start_in_empty_pool(now)
 
     def check(self, live: Iterable[LiveRequest]) -> None:
@@ -68,18 +69,18 @@ class Lineup:
             waits = request.request_id in self._queue
             num_queued += waits
             assert waits == (request.turn is None), f"{request.request_id} lost its turn"
-            listed = not waits and self._startable.get(request.turn) is request
+            listed = not waits and request in self._startable
             assert listed == (not waits and request.is_startable), "a sample is never started"
             assert not waits or not (request.running or request.preempted), "started, and waits"
         assert num_queued == len(self._queue), "the queue holds requests that are gone"
-        assert all(request.is_startable for request in self._startable.values())
+        self._startable.check()
+        assert all(request.is_startable for request in self._startable)
 
     def _start_admitted(self) -> bool:
         while self._startable:
-            turn, request = self._startable.peekitem(0)
-            if not self._start_samples(request):
+            if not self._start_samples(self._startable[0]):
                 return False
-            del self._startable[turn]
+            self._startable.pop(0)
         return True
 
     def _admit(self, num_prompt_rows: int, now: float) -> None:
@@ -113,7 +114,7 @@ class Lineup:
         request.num_known_tokens = min(request.num_known_tokens, num_computed)
         if self._start_samples(request):
             return True
-        self._startable[request.turn] = request
+        self._startable.add(request)
         return False
 
     def _start_samples(self, request: LiveRequest) -> bool:
@@ -126,10 +127,10 @@ class Lineup:
         # A cached prefix in many pieces can pin more pages than its tokens alone would take.
         self._tree.clear()
         if self._startable:
-            turn, request = self._startable.peekitem(0)
+            request = self._startable[0]
             started = self._admission.start(request)
             if not request.is_startable:
-                del self._startable[turn]
+                self._startable.pop(0)
         else:
             candidates = self._queue.candidates(now)
             request = next(candidates)

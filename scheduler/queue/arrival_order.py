@@ -4,10 +4,9 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from operator import attrgetter
 
-from sortedcontainers import SortedKeyList
-
 from treeserve.scheduler.queue.policy import QueueTuning
 from treeserve.scheduler.queue.waiting import OrderKey, Waiting
+from treeserve.scheduler.sorted_items import SortedItems
 
 _by_key = attrgetter("key")
 
@@ -105,7 +104,7 @@ class ArrivalOrder:
             assert level.waiting, "an empty level is kept"
             assert all(waiting.level == number for waiting in level.waiting), "a false level"
             assert level.num_overtaken == self.num_overtaken(level.head), "miscounted"
-            level.waiting._check()
+            level.waiting.check()
         assert self._passed == sorted(self._passed), "the admitted are out of order"
         assert not self._passed or self._passed[0][0] > self.first.key, "nobody was passed"
 
@@ -129,13 +128,12 @@ class _Level:
     __slots__ = ("num_overtaken", "waiting")
 
     def __init__(self) -> None:
-        self.waiting = SortedKeyList(key=_by_key)
+        self.waiting: SortedItems[Waiting] = SortedItems(key=_by_key)
         self.num_overtaken = 0
 
     @property
     def head(self) -> Waiting:
-        head: Waiting = self.waiting[0]
-        return head
+        return self.waiting[0]
 
 
 def _key_of(passed: tuple[OrderKey, int]) -> OrderKey:

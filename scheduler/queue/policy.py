@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol, get_args
 
-from sortedcontainers import SortedKeyList
-
 from treeserve.config import PolicyName
 from treeserve.scheduler.live import LiveRequest
 from treeserve.scheduler.queue.waiting import OrderKey, Waiting
+from treeserve.scheduler.sorted_items import SortedItems
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ class LongestPrefixOrder:
     """Whose match is longest, and of equals by arrival (SGLang's "lpm")."""
 
     def __init__(self) -> None:
-        self._order = SortedKeyList(key=_by_match)
+        self._order: SortedItems[Waiting] = SortedItems(key=_by_match)
 
     def add(self, waiting: Waiting) -> None:
         self._order.add(waiting)
@@ -133,8 +132,7 @@ class LongestPrefixOrder:
     def best(self, now: float) -> Waiting | None:
         if not self._order:
             return None
-        waiting: Waiting = self._order[0]
-        return waiting
+        return self._order[0]
 
     def check(self, waiting: list[Waiting]) -> None:
         assert list(self._order) == sorted(waiting, key=_by_match), "the longest is not first"

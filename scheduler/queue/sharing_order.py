@@ -5,10 +5,9 @@ from collections import Counter
 from math import floor, log2
 from typing import TypeAlias
 
-from sortedcontainers import SortedKeyList
-
 from treeserve.scheduler.queue.policy import QueueTuning
 from treeserve.scheduler.queue.waiting import OrderKey, Stop, Waiting
+from treeserve.scheduler.sorted_items import SortedItems
 from treeserve.scheduler.tree.segment import ChildKey
 
 _GroupKey: TypeAlias = int | ChildKey | None
@@ -34,7 +33,7 @@ class SharingOrder:
     def __init__(self, tuning: QueueTuning) -> None:
         self._tuning = tuning
         self._groups: dict[Stop, dict[_GroupKey, _Group]] = {}
-        self._shelves: dict[tuple[int, bool], SortedKeyList] = {}
+        self._shelves: dict[tuple[int, bool], SortedItems[_Group]] = {}
 
     def add(self, waiting: Waiting) -> None:
         groups = self._groups.get(waiting.stop)
@@ -108,7 +107,7 @@ class SharingOrder:
         assert num_shelved == sum(map(len, self._shelves.values())), "a group is on two shelves"
         assert all(len(shelf) for shelf in self._shelves.values()), "an empty shelf is kept"
         for shelf in self._shelves.values():
-            shelf._check()
+            shelf.check()
 
     def _keys(self, waiting: Waiting) -> tuple[tuple[_GroupKey, bool], ...]:
         """Of its two groups, and whether each is a cohort."""
@@ -154,7 +153,7 @@ class SharingOrder:
         if place is None:
             return
         if place not in self._shelves:
-            self._shelves[place] = SortedKeyList(key=_by_head)
+            self._shelves[place] = SortedItems(key=_by_head)
         self._shelves[place].add(group)
 
     def _unshelve(self, group: "_Group") -> None:

@@ -2,12 +2,11 @@
 
 from math import isfinite
 
-from sortedcontainers import SortedList
-
 from treeserve.scheduler.queue.arrival_order import ArrivalOrder
 from treeserve.scheduler.queue.policy import LongestPrefixOrder, Order, Policy, QueueTuning
 from treeserve.scheduler.queue.sharing_order import SharingOrder
 from treeserve.scheduler.queue.waiting import Waiting
+from treeserve.scheduler.sorted_items import SortedItems
 
 
 class TenantQueue:
@@ -20,7 +19,7 @@ class TenantQueue:
         self._policy = policy
         self._tuning = tuning
         self.arrivals = ArrivalOrder(tuning)
-        self._deadlines: SortedList = SortedList()
+        self._deadlines: SortedItems[tuple[float, int, Waiting]] = SortedItems()
         self._order = _make_order(policy, tuning)
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sortedcontainers import SortedList
+from treeserve.scheduler.sorted_items import SortedItems
 
 MAX_IDLE_TENANTS = 4096
 """Of which is remembered what they were served."""
@@ -51,8 +51,8 @@ class FairShares:
         self._weights = dict(weights)
         self._max_idle_tenants = max_idle_tenants
         self._accounts: dict[str, _Account] = {}
-        self._waiting: SortedList = SortedList()
-        self._idle: SortedList = SortedList()
+        self._waiting: SortedItems[tuple[float, str]] = SortedItems()
+        self._idle: SortedItems[tuple[float, str]] = SortedItems()
         self._floor = 0.0
         """The least of those who wait, or last waited; never falls."""
         self._last_waiting = ""
@@ -122,7 +122,7 @@ class FairShares:
         if len(self._idle) > self._max_idle_tenants:
             del self._accounts[self._idle.pop(0)[1]]
 
-    def _order_of(self, account: "_Account") -> SortedList:
+    def _order_of(self, account: "_Account") -> SortedItems[tuple[float, str]]:
         return self._waiting if account.is_waiting else self._idle
 
 

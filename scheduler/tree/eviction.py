@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable
 from math import log2
 from operator import attrgetter
 
-from sortedcontainers import SortedKeyList
-
+from treeserve.scheduler.sorted_items import SortedItems
 from treeserve.scheduler.tree.segment import Segment
 
 EVEN_POSITION = 32_768
@@ -31,7 +30,7 @@ class EvictionOrder:
         self._pool_tokens = pool_tokens
         self._inflation = 0.0
         self._ticks = 0
-        self._order = SortedKeyList(key=attrgetter("rank"))
+        self._order: SortedItems[Segment] = SortedItems(key=attrgetter("rank"))
 
     def __len__(self) -> int:
         return len(self._order)
@@ -72,8 +71,7 @@ class EvictionOrder:
         """What is to go next."""
         if not self._order:
             return None
-        segment: Segment = self._order[0]
-        return segment
+        return self._order[0]
 
     def age(self, evicted: Segment) -> None:
         """All others lose what this one, which goes or loses tokens for room, was worth."""
@@ -87,4 +85,4 @@ class EvictionOrder:
         assert len(self._order) == len(leaves), "a leaf is in the eviction order twice"
         ranked = {s for s in segments if s.rank is not None}
         assert ranked == leaves, "a segment is ranked and not in the order"
-        self._order._check()
+        self._order.check()

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
-from sortedcontainers import SortedList
-
 from treeserve.errors import InvalidRequest
+from treeserve.scheduler.sorted_items import SortedItems
 from treeserve.scheduler.tree.eviction import EvictionOrder
 from treeserve.scheduler.tree.location import Location
 from treeserve.scheduler.tree.prefix import Prefix
@@ -75,7 +74,7 @@ class Retention:
         self._marks: dict[Segment, dict[int, Retained]] = {}
         self._retained: dict[int, Retained] = {}
         self._awaiting: dict[tuple[Segment, ChildKey], dict[int, Retained]] = {}
-        self._expiries = SortedList()
+        self._expiries: SortedItems[tuple[float, int]] = SortedItems()
         self._next_id = 1
         self.budget_tokens = budget_tokens
         self.num_tokens = 0
