@@ -15,6 +15,29 @@ NO_SLOT = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SlotChanges:
+    """What a plan's `item_slots` hold that those of the plan before did not.
+
+    Whoever has a copy of them as they were at `since` brings it up to date with these entries
+    alone; any other copy must be made anew. The two are compared by identity and mean nothing else.
+    """
+
+    since: object | None
+    """None: every entry may have changed."""
+    state: object
+    starts: Int64Array
+    """[num_ranges] entries `[starts[i], ends[i])` have been written; ranges may overlap"""
+    ends: Int64Array
+    """[num_ranges]"""
+
+    def entries(self) -> Int32Array:
+        """[num_changed] the entries that have been written, one by one."""
+        sizes = self.ends - self.starts
+        first = np.repeat(self.starts - (np.cumsum(sizes) - sizes), sizes)
+        return (first + np.arange(len(first))).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """The step's work items and, for each row, which partial states belong to it.
 
@@ -49,6 +72,8 @@ class Plan:
     row_state_starts: Int32Array
     """[num_rows + 1]"""
     counts: "PlanCounts"
+    slot_changes: SlotChanges | None = None
+    """None: nothing is known of the plan before."""
 
     @property
     def num_items(self) -> int:

@@ -12,6 +12,7 @@ BackendName: TypeAlias = Literal["auto", "reference", "torch", "triton"]
 SharingMode: TypeAlias = Literal["on", "always", "off"]
 PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
 CalibrationMode: TypeAlias = Literal["auto", "off"]
+CudaGraphsMode: TypeAlias = Literal["auto", "on", "off"]
 
 DEFAULT_PAGE_SIZE = 16
 DEFAULT_TOKEN_BUDGET = 1024
@@ -55,6 +56,10 @@ class EngineOptions:
     """auto: what `treeserve calibrate` has measured on this device, if it has; off: built-in costs,
     so that plans are the same on every machine.
     """
+    cuda_graphs: CudaGraphsMode = "auto"
+    """Whether steps in which every sample decodes are launched as one CUDA graph each. auto: on
+    cuda with the triton backend; on: there, or an error; off: kernel by kernel.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +76,14 @@ class ModelConfig:
     """auto: triton on cuda, torch on a CPU."""
     calibration: CalibrationMode = "auto"
     """auto: the stored calibration, where there is one; off: built-in costs."""
+    cuda_graphs: CudaGraphsMode = "auto"
+    """auto: on cuda with the triton backend; on: there, or an error; off: never."""
 
     def __post_init__(self) -> None:
         _require_choice("dtype", self.dtype, get_args(DtypeName))
         _require_choice("backend", self.backend, get_args(BackendName))
         _require_choice("calibration", self.calibration, get_args(CalibrationMode))
+        _require_choice("cuda_graphs", self.cuda_graphs, get_args(CudaGraphsMode))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

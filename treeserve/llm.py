@@ -16,6 +16,7 @@ from treeserve.config import (
     DEFAULT_TOKEN_BUDGET,
     BackendName,
     CalibrationMode,
+    CudaGraphsMode,
     DtypeName,
     EngineOptions,
     ModelConfig,
@@ -23,6 +24,7 @@ from treeserve.config import (
     SchedulerConfig,
     SharingMode,
 )
+from treeserve.cuda_capture import CudaCapture
 from treeserve.engine import Engine
 from treeserve.errors import ConfigError, InvalidRequest
 from treeserve.generation import InPlaceLoop, Item
@@ -74,7 +76,13 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
     num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
     config = _scheduler_config(options, num_pages)
     backend_name = _backend_name(options.backend, device)
-    runner = Runner(model, _make_backend(backend_name, model, config), config.kept_logits)
+    runner = Runner(
+        model,
+        _make_backend(backend_name, model, config),
+        config.kept_logits,
+        capture=_make_capture(options.cuda_graphs, backend_name, device),
+        max_graph_rows=config.max_running,
+    )
     prompter = Prompter(
         tokenizer,
         vocabulary_size=model.vocabulary_size,
@@ -118,6 +126,8 @@ class LLM:
             are never preempted.
         calibration: "auto" (what `treeserve calibrate` has measured on this device, if it has) or
             "off" (built-in costs, so that plans are the same on every machine).
+        cuda_graphs: "auto" (steps in which every sample decodes are one CUDA graph each, on cuda
+            with the triton backend), "on" (the same, or an error) or "off" (kernel by kernel).
 
     Raises:
         ConfigError: An option is out of range.
@@ -145,6 +155,7 @@ class LLM:
         policy: PolicyName = "tree",
         reserve: float = DEFAULT_RESERVE,
         calibration: CalibrationMode = "auto",
+        cuda_graphs: CudaGraphsMode = "auto",
     ) -> None:
         self._built = build_engine(
             EngineOptions(
@@ -160,6 +171,7 @@ class LLM:
                 policy=policy,
                 reserve=reserve,
                 calibration=calibration,
+                cuda_graphs=cuda_graphs,
             )
         )
 
@@ -315,6 +327,7 @@ def _model_config(options: EngineOptions) -> ModelConfig:
         device=options.device,
         backend=options.backend,
         calibration=options.calibration,
+        cuda_graphs=options.cuda_graphs,
     )
 
 
@@ -337,6 +350,18 @@ def _backend_name(name: BackendName, device: torch.device) -> str:
     if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError(f"backend: triton needs a CUDA device, not {device}; try backend=torch")
     return name
+
+
+def _make_capture(
+    mode: CudaGraphsMode, backend_name: str, device: torch.device
+) -> CudaCapture | None:
+    has_graphs = device.type == "cuda" and backend_name == "triton"
+    if mode == "on" and not has_graphs:
+        raise ConfigError(
+            f"cuda_graphs: on needs device cuda with the triton backend, not {device} with "
+            f"{backend_name}; try auto"
+        )
+    return CudaCapture(device) if has_graphs and mode != "off" else None
 
 
 def _subject(model: LoadedModel, backend_name: str) -> Subject:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AttentionInterface,
-    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
@@ -79,6 +78,12 @@ class LoadedModel:
             logits_rows: [num_logits] int64.
             attend: Called once per layer.
         """
+        return self.forward_raw(token_ids, positions, logits_rows, attend).float()
+
+    def forward_raw(
+        self, token_ids: Tensor, positions: Tensor, logits_rows: Tensor, attend: AttendRows
+    ) -> Tensor:
+        """The same in the dtype in which the model gives them."""
         return _forward(self.module, token_ids, positions, logits_rows, attend)
 
 
@@ -155,7 +160,7 @@ def _forward(
         step=attend,
     )
     logits: Tensor = output.logits
-    return logits[0].float()
+    return logits[0]
 
 
 def _load_config(name: str, location: str) -> PretrainedConfig:
@@ -236,12 +241,9 @@ def _end_token_ids(module: PreTrainedModel) -> frozenset[int]:
 
 
 def _register_attention() -> None:
+    # And no mask function: the plan knows who sees what, and for a name without one transformers
+    # builds no mask. With one it would first ask the device whether the row holds several texts.
     AttentionInterface.register(ATTENTION_NAME, _attention_hook)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
-
-
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """The plan knows who sees what; no mask is built."""
 
 
 def _attention_hook(

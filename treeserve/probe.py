@@ -61,7 +61,7 @@ def probe_model(
             rows = torch.arange(token_ids.shape[-1], device=token_ids.device)
             actual = forward(
                 module, token_ids.flip(-1), _positions(token_ids).flip(-1), rows, recorder
-            )
+            ).float()
     except StepNotPassed:
         raise
     except Exception as error:

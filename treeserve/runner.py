@@ -3,50 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from treeserve.attention.backend import AttentionBackend
-from treeserve.batch import Batch, make_batch
+from treeserve.batch import PlanCutter, make_batch
+from treeserve.device_slots import DeviceSlots
+from treeserve.graphs import Capture, DecodeGraphs
 from treeserve.model import LoadedModel
-from treeserve.sampler import Drawn, DrawnToken, DrawParams, draw_tokens
+from treeserve.sampler import Drawn, DrawnToken, DrawParams, DrawTable, draw_from_table
 from treeserve.scheduler.step import Step
+from treeserve.step_attention import StepAttention
+from treeserve.transfer import send
 
 
 class BrokenLogits(RuntimeError):
     """The model's logits are not numbers."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Attend:
-    """One step's attention, as the model calls it."""
-
-    backend: AttentionBackend
-    batch: Batch
-
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        layer_index: int,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
-        return self.backend.attend(
-            query,
-            key,
-            value,
-            layer_index,
-            self.batch,
-            scaling=scaling,
-            window=window,
-            softcap=softcap,
-            sinks=sinks,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,38 +28,53 @@ class Launched:
 
     step_number: int
     _drawn: Drawn | None
-    _is_finite: Tensor | None
 
     def read_sync(self) -> list[DrawnToken]:
-        """Waits for the device; one token for each of the step's draws.
+        """Waits for the device, once; one token for each of the step's draws.
 
         Raises:
             BrokenLogits: A row that is drawn from is not finite.
         """
         if self._drawn is None:
             return []
-        if not bool(self._is_finite):
+        read = self._drawn.read_step_sync()
+        if not read.is_finite:
             number = self.step_number
             raise BrokenLogits(f"step {number}: the logits of a drawn row are not finite")
-        return self._drawn.read_sync()
+        return read.tokens
 
 
 class Runner:
-    """Owns the kept-logits table; everything else of a step is an argument.
+    """Owns the kept-logits table and what stays on the device from step to step.
 
     Args:
         model: Runs the rows.
         backend: Runs their attention, and owns the KV store.
         num_kept: Entries of the kept-logits table.
+        capture: Makes graphs of decode steps. None: every step runs eager.
+        max_graph_rows: Rows of a step with a graph, at most.
     """
 
-    def __init__(self, model: LoadedModel, backend: AttentionBackend, num_kept: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        backend: AttentionBackend,
+        num_kept: int,
+        capture: Capture | None = None,
+        max_graph_rows: int = 256,
+    ) -> None:
         self._model = model
         self._backend = backend
         self._kept = torch.zeros(
             num_kept, model.vocabulary_size, dtype=torch.float32, device=model.device
         )
         self._last_drawn: Tensor | None = None
+        self._table = DrawTable([], model.device)
+        self._cutter = None if backend.shape_rows is None else PlanCutter(backend.shape_rows)
+        self._slots = DeviceSlots(model.device) if backend.reads_device_slots else None
+        self._graphs: DecodeGraphs | None = None
+        if capture is not None:
+            self._graphs = DecodeGraphs(model, backend, capture, max_graph_rows)
 
     def run(self, step: Step, draws: Sequence[DrawParams]) -> list[DrawnToken]:
         """One forward pass and its draws: `launch`, and what it drew."""
@@ -94,42 +82,65 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, step: Step, draws: Sequence[DrawParams]) -> "Launched":
-        """Starts one forward pass and its draws.
+        """Starts one forward pass and its draws; does not wait for the device.
 
         The step before may not have been read yet: its tokens go from its draws to this step's rows
-        on the device.
+        on the device. But while a graph is captured, which happens once per bucket, the device is
+        waited for.
 
         Args:
             step: What to compute.
-            draws: Of the samples that draw, one for each of `step.draws`.
+            draws: Of the samples that draw, one for each of `step.draws`. The same object as long
+                as the same samples draw: what they have in common is then not sent again.
         """
-        logits = self._compute_logits(step)
+        # A launch that fails leaves nothing for later rows to stand on.
+        last_drawn, self._last_drawn = self._last_drawn, None
+        logits = self._compute_logits(step, last_drawn)
         for keep in step.keeps:
-            self._kept[keep.kept_index] = logits[keep.logits_index]
+            self._kept[keep.kept_index].copy_(logits[keep.logits_index])
         if not len(step.draws):
-            self._last_drawn = None
-            return Launched(step.number, None, None)
-        rows = self._gather_sources(step, logits)
-        drawn = draw_tokens(rows, draws, step.draws.positions.tolist())
+            return Launched(step.number, None)
+        drawn = self._draw(step, logits, draws)
         self._last_drawn = drawn.token_ids
-        return Launched(step.number, drawn, torch.isfinite(rows.amax(dim=-1)).all())
+        return Launched(step.number, drawn)
 
-    def _compute_logits(self, step: Step) -> Tensor:
+    def _compute_logits(self, step: Step, last_drawn: Tensor | None) -> Tensor:
+        """[num_logits, vocabulary_size] float32"""
         if step.num_rows == 0:
             return self._kept[:0]
-        batch = make_batch(step, self._model.device, self._backend, self._last_drawn)
-        attend = _Attend(self._backend, batch)
+        if self._slots is not None:
+            self._slots.update(step.plan)
+            if self._graphs is not None and self._cutter is not None:
+                logits = self._graphs.compute_logits(step, self._slots, self._cutter, last_drawn)
+                if logits is not None:
+                    return logits
+        batch = make_batch(
+            step, self._model.device, self._backend, last_drawn, self._slots, self._cutter
+        )
+        attend = StepAttention(self._backend, batch)
         return self._model.forward(batch.token_ids, batch.positions, batch.logits_rows, attend)
 
-    def _gather_sources(self, step: Step, logits: Tensor) -> Tensor:
-        """[num_draws, vocabulary_size]"""
-        sources = torch.from_numpy(step.draws.sources).to(logits.device)
-        num_computed = len(step.logits_rows)
-        is_kept = step.draws.sources >= num_computed
-        if not is_kept.any():
-            return logits.index_select(0, sources)
-        rows = logits.new_empty(len(sources), logits.shape[1])
-        from_kept = torch.from_numpy(is_kept).to(logits.device)
-        rows[from_kept] = self._kept[sources[from_kept] - num_computed]
-        rows[~from_kept] = logits[sources[~from_kept]]
-        return rows
+    def _draw(self, step: Step, logits: Tensor, draws: Sequence[DrawParams]) -> Drawn:
+        if draws is not self._table.draws:
+            self._table = DrawTable(draws, logits.device)
+        sources = step.draws.sources.astype(np.int64)
+        is_kept = sources >= len(logits)
+        from_kept = np.flatnonzero(is_kept)
+        uniforms, computed, into, kept = send(
+            [
+                self._table.uniforms(step.draws.positions),
+                np.where(is_kept, 0, sources),
+                from_kept,
+                sources[from_kept] - len(logits),
+            ],
+            logits.device,
+        )
+        if len(from_kept) == len(sources):
+            rows = self._kept.index_select(0, kept)
+        elif len(sources) == len(logits) and (sources == np.arange(len(sources))).all():
+            rows = logits
+        else:
+            rows = logits.index_select(0, computed)
+            if len(from_kept):
+                rows.index_copy_(0, into, self._kept.index_select(0, kept))
+        return draw_from_table(rows, self._table, uniforms)

@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from treeserve.transfer import Readback, send
 from treeserve.types import SamplingParams, TokenLogprob
 
+UInt64Array: TypeAlias = NDArray[np.uint64]
+
 _MASK64 = (1 << 64) - 1
+_GOLDEN, _FIRST_FACTOR, _SECOND_FACTOR = (
+    np.uint64(factor) for factor in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +29,123 @@ class DrawParams:
     sample_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnToken:
+class DrawnToken(NamedTuple):
+    """What one sample drew."""
+
     token_id: int
     logprob: TokenLogprob | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DrawnStep:
+    """What has been drawn, on the host."""
+
+    tokens: list[DrawnToken]
+    is_finite: bool
+    """Whether every row that was drawn from has a finite largest logit, and no NaN."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Draws that are made in the same way."""
+
+    rows: Tensor | None
+    """[num_rows] int64 on the device; None: all there are"""
+    temperatures: Tensor
+    """[num_rows, 1] float64, as are the others"""
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """Draws whose log-probabilities are asked for."""
+
+    draws: list[int]
+    rows: Tensor | None
+    """[num_wanted] int64 on the device; None: all there are"""
+    counts: list[int]
+    """Likeliest tokens that each asks for."""
+
+
+class DrawTable:
+    """What the draws of the same samples have in common from step to step, on the device.
+
+    Args:
+        draws: Of the samples that draw.
+        device: Of the logits.
+    """
+
+    def __init__(self, draws: Sequence[DrawParams], device: torch.device) -> None:
+        self.draws = draws
+        self._device = device
+        self._prefixes = _mixed_prefixes(draws)
+        params = [draw.params for draw in draws]
+        is_random = np.array([p.temperature > 0 for p in params], dtype=np.bool_)
+        is_truncated = np.array([_is_truncated(p) for p in params], dtype=np.bool_)
+        plain = np.flatnonzero(is_random & ~is_truncated)
+        truncated = np.flatnonzero(is_random & is_truncated)
+        wanted = [i for i, p in enumerate(params) if p.logprobs is not None]
+        columns = np.array(
+            [(p.temperature, p.top_k or np.inf, p.top_p, p.min_p) for p in params],
+            dtype=np.float64,
+        ).reshape(-1, 4)
+        [wanted_rows] = send([np.array(wanted, dtype=np.int64)], device)
+        self.groups = [
+            _make_group(rows, columns, device, is_truncated=cut)
+            for rows, cut in ((plain, False), (truncated, True))
+            if len(rows)
+        ]
+        counts = [params[i].logprobs or 0 for i in wanted]
+        self.wanted = _Wanted(wanted, _unless_all(wanted_rows, draws), counts)
+
+    def uniforms(self, positions: NDArray[np.integer]) -> NDArray[np.float64]:
+        """[num_draws] the numbers that `uniform` gives, for draws at these positions."""
+        with np.errstate(over="ignore"):
+            state = _mix64((self._prefixes ^ positions.astype(np.uint64)) + _GOLDEN)
+        return (state >> np.uint64(11)).astype(np.float64) / (1 << 53)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """What has been drawn, on the device."""
+    """What has been drawn, on the device and on its way to the host."""
 
     token_ids: Tensor
     """[num_draws] int64"""
-    _logprobs: dict[int, TokenLogprob]
+    _readback: Readback
+    _wanted: _Wanted
+    _num_top: int
 
     def read_sync(self) -> list[DrawnToken]:
         """Waits for the device."""
-        return [
-            DrawnToken(token_id, self._logprobs.get(i))
-            for i, token_id in enumerate(_to_host_sync(self.token_ids))
-        ]
+        return self.read_step_sync().tokens
+
+    def read_step_sync(self) -> DrawnStep:
+        """Waits for the device, once."""
+        packed = self._readback.wait_sync()
+        num_draws, num_wanted = self.token_ids.shape[0], len(self._wanted.draws)
+        sizes = [num_draws, 1, num_wanted, num_wanted * self._num_top, num_wanted * self._num_top]
+        ids, flag, own, values, indices = np.split(packed, np.cumsum(sizes)[:-1])
+        token_ids: list[int] = ids.tolist()
+        tokens = list(map(DrawnToken, token_ids, repeat(None)))
+        if num_wanted:
+            top_values = values.view(np.float64).reshape(num_wanted, -1).tolist()
+            top_indices = indices.reshape(num_wanted, -1).tolist()
+            own_values = own.view(np.float64).tolist()
+            for row, (i, count) in enumerate(
+                zip(self._wanted.draws, self._wanted.counts, strict=True)
+            ):
+                top = tuple(zip(top_indices[row][:count], top_values[row][:count], strict=True))
+                logprob = TokenLogprob(token_id=token_ids[i], logprob=own_values[row], top=top)
+                tokens[i] = DrawnToken(token_ids[i], logprob)
+        return DrawnStep(tokens, bool(flag[0]))
 
 
-def draw_tokens(logits: Tensor, draws: Sequence[DrawParams], positions: Sequence[int]) -> Drawn:
+def draw_tokens(
+    logits: Tensor, draws: Sequence[DrawParams], positions: Sequence[int] | NDArray[np.integer]
+) -> Drawn:
     """Draw one token per row.
 
     Args:
@@ -49,15 +153,35 @@ def draw_tokens(logits: Tensor, draws: Sequence[DrawParams], positions: Sequence
         draws: One for each row.
         positions: That the drawn tokens will have.
     """
-    token_ids = logits.argmax(dim=-1)
-    plain = [i for i, draw in enumerate(draws) if _is_random(draw) and not _is_truncated(draw)]
-    truncated = [i for i, draw in enumerate(draws) if _is_random(draw) and _is_truncated(draw)]
-    for rows, draw_some in ((plain, _draw_plain), (truncated, _draw_truncated)):
-        if rows:
-            some = [draws[i] for i in rows]
-            uniforms = [_uniform(draws[i], positions[i]) for i in rows]
-            token_ids[rows] = draw_some(logits[rows], some, uniforms)
-    return Drawn(token_ids, _logprobs(logits, token_ids, draws))
+    table = DrawTable(draws, logits.device)
+    [uniforms] = send([table.uniforms(np.asarray(positions))], logits.device)
+    return draw_from_table(logits, table, uniforms)
+
+
+def draw_from_table(logits: Tensor, table: DrawTable, uniforms: Tensor) -> Drawn:
+    """Draw one token per row, waiting for nothing.
+
+    Args:
+        logits: [num_draws, vocabulary_size] float32; left as they are, and not read later.
+        table: Of the samples that draw.
+        uniforms: [num_draws] float64 on the device, as the table gives them for the positions.
+    """
+    likeliest = logits.argmax(dim=-1)
+    # argmax takes NaN for the largest.
+    is_finite = torch.isfinite(logits.gather(-1, likeliest[:, None])).all()
+    token_ids = likeliest
+    for group in table.groups:
+        chosen = _draw_group(_rows_of(logits, group.rows), group, _rows_of(uniforms, group.rows))
+        if group.rows is None:
+            token_ids = chosen
+        else:
+            token_ids.index_copy_(0, group.rows, chosen)
+    parts, num_top = [token_ids, is_finite.long()[None]], 0
+    if table.wanted.draws:
+        own, values, indices = _logprobs(logits, token_ids, table.wanted)
+        parts += [_bits(own), _bits(values), indices.flatten()]
+        num_top = indices.shape[-1]
+    return Drawn(token_ids, Readback(torch.cat(parts)), table.wanted, num_top)
 
 
 def uniform(seed: int, sample_index: int, position: int) -> float:
@@ -65,88 +189,95 @@ def uniform(seed: int, sample_index: int, position: int) -> float:
 
     The mixing function is splitmix64's (Steele, Lea, Flood 2014), applied once per argument.
     """
-    state = 0
-    for value in (seed, sample_index, position):
-        state = _mix64((state ^ (value & _MASK64)) + 0x9E3779B97F4A7C15 & _MASK64)
-    return (state >> 11) / (1 << 53)
+    draw = DrawParams(SamplingParams(seed=seed), sample_index)
+    table_free = _mixed_prefixes([draw])
+    with np.errstate(over="ignore"):
+        state = _mix64((table_free ^ np.uint64(position & _MASK64)) + _GOLDEN)
+    return float(state[0] >> np.uint64(11)) / (1 << 53)
 
 
-def _mix64(value: int) -> int:
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return value ^ (value >> 31)
+def _mixed_prefixes(draws: Sequence[DrawParams]) -> UInt64Array:
+    """[num_draws] the seeds and sample indices, mixed."""
+    seeds = np.array([(draw.params.seed or 0) & _MASK64 for draw in draws], dtype=np.uint64)
+    indices = np.array([draw.sample_index & _MASK64 for draw in draws], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        return _mix64((_mix64(seeds + _GOLDEN) ^ indices) + _GOLDEN)
 
 
-def _is_random(draw: DrawParams) -> bool:
-    return draw.params.temperature > 0
+def _mix64(values: UInt64Array) -> UInt64Array:
+    values = (values ^ (values >> np.uint64(30))) * _FIRST_FACTOR
+    values = (values ^ (values >> np.uint64(27))) * _SECOND_FACTOR
+    mixed: UInt64Array = values ^ (values >> np.uint64(31))
+    return mixed
 
 
-def _is_truncated(draw: DrawParams) -> bool:
-    return draw.params.top_k > 0 or draw.params.top_p < 1 or draw.params.min_p > 0
+def _is_truncated(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
-def _probabilities(logits: Tensor, draws: Sequence[DrawParams]) -> Tensor:
-    temperatures = _column([draw.params.temperature for draw in draws], logits.device)
-    return torch.softmax(logits.double() / temperatures, dim=-1)
+def _make_group(
+    rows: NDArray[np.int64],
+    columns: NDArray[np.float64],
+    device: torch.device,
+    *,
+    is_truncated: bool,
+) -> _Group:
+    on_device, *values = send([rows, *columns[rows].T], device)
+    temperatures, top_k, top_p, min_p = (value[:, None] for value in values)
+    return _Group(
+        rows=None if len(rows) == len(columns) else on_device,
+        temperatures=temperatures,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        is_truncated=is_truncated,
+    )
 
 
-def _uniform(draw: DrawParams, position: int) -> float:
-    return uniform(draw.params.seed or 0, draw.sample_index, position)
+def _unless_all(rows: Tensor, draws: Sequence[DrawParams]) -> Tensor | None:
+    return None if len(rows) == len(draws) else rows
 
 
-def _draw_plain(logits: Tensor, draws: Sequence[DrawParams], uniforms: Sequence[float]) -> Tensor:
-    return _invert_cdf(_probabilities(logits, draws), uniforms)
+def _rows_of(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor.index_select(0, rows)
 
 
-def _draw_truncated(
-    logits: Tensor, draws: Sequence[DrawParams], uniforms: Sequence[float]
-) -> Tensor:
-    probabilities, order = _probabilities(logits, draws).sort(dim=-1, descending=True, stable=True)
-    device = logits.device
-    vocabulary_size = logits.shape[-1]
-    top_k = _column([draw.params.top_k or vocabulary_size for draw in draws], device)
-    top_p = _column([draw.params.top_p for draw in draws], device)
-    min_p = _column([draw.params.min_p for draw in draws], device)
+def _draw_group(logits: Tensor, group: _Group, uniforms: Tensor) -> Tensor:
+    """[num_rows] int64"""
+    probabilities = torch.softmax(logits.double() / group.temperatures, dim=-1)
+    if group.is_truncated:
+        return _draw_truncated(probabilities, group, uniforms)
+    return _invert_cdf(probabilities, uniforms)
+
+
+def _draw_truncated(probabilities: Tensor, group: _Group, uniforms: Tensor) -> Tensor:
+    probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
     before = probabilities.cumsum(dim=-1) - probabilities
-    kept = torch.arange(vocabulary_size, device=device) < top_k
-    kept &= (before < top_p) | (top_p >= 1)
-    kept &= probabilities >= min_p * probabilities[:, :1]
-    kept[:, 0] = True
+    kept = torch.arange(probabilities.shape[-1], device=probabilities.device) < group.top_k
+    kept &= (before < group.top_p) | (group.top_p >= 1)
+    kept &= probabilities >= group.min_p * probabilities[:, :1]
+    kept[:, :1].fill_(value=True)
     ranks = _invert_cdf(probabilities * kept, uniforms)
     return order.gather(-1, ranks[:, None]).squeeze(-1)
 
 
-def _invert_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
+def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     """The index at which the running sum of each row's weights passes its uniform number."""
     cdf = weights.cumsum(dim=-1)
-    targets = _column(uniforms, weights.device) * cdf[:, -1:]
+    targets = uniforms[:, None] * cdf[:, -1:]
     indices = torch.searchsorted(cdf, targets, right=True).squeeze(-1)
     last = (cdf < cdf[:, -1:]).sum(dim=-1)
     return torch.minimum(indices, last)
 
 
-def _logprobs(
-    logits: Tensor, token_ids: Tensor, draws: Sequence[DrawParams]
-) -> dict[int, TokenLogprob]:
-    wanted = [i for i, draw in enumerate(draws) if draw.params.logprobs is not None]
-    if not wanted:
-        return {}
-    table = torch.log_softmax(logits[wanted], dim=-1)
-    own = _to_host_sync(table.gather(-1, token_ids[wanted][:, None]).squeeze(-1))
-    width = max(draws[i].params.logprobs or 0 for i in wanted)
-    values, indices = (_to_host_sync(x) for x in table.topk(min(width, table.shape[-1]), dim=-1))
-    ids = _to_host_sync(token_ids[wanted])
-    result = {}
-    for row, i in enumerate(wanted):
-        count = draws[i].params.logprobs or 0
-        top = tuple(zip(indices[row][:count], values[row][:count], strict=True))
-        result[i] = TokenLogprob(token_id=ids[row], logprob=own[row], top=top)
-    return result
+def _logprobs(logits: Tensor, token_ids: Tensor, wanted: _Wanted) -> tuple[Tensor, Tensor, Tensor]:
+    """[num_wanted] of the drawn tokens; [num_wanted, num_top] of the likeliest, and which."""
+    table = torch.log_softmax(_rows_of(logits, wanted.rows), dim=-1)
+    own = table.gather(-1, _rows_of(token_ids, wanted.rows)[:, None])
+    values, indices = table.topk(min(max(wanted.counts), table.shape[-1]), dim=-1)
+    return own, values, indices
 
 
-def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
-
-
-def _to_host_sync(tensor: Tensor) -> list:  # type: ignore[type-arg]
-    return tensor.tolist()
+def _bits(values: Tensor) -> Tensor:
+    """Floats as what packs with integers."""
+    return values.double().flatten().view(torch.int64)

@@ -107,6 +107,7 @@ class Planner:
             item_slot_starts=slot_starts,
             item_slot_ends=slot_ends,
             counts=self._count_grown(plan.counts, len(positions)),
+            slot_changes=self._regions.take_changes(),
         )
         return last.after(grown, positions)
 
@@ -149,6 +150,7 @@ class Planner:
                 row_states=states.row_states,
                 row_state_starts=states.row_state_starts,
                 counts=counts,
+                slot_changes=self._regions.take_changes(),
             ),
             trie=trie,
             decisions=decisions,

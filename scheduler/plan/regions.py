@@ -6,7 +6,7 @@ import numpy as np
 
 from treeserve.scheduler.plan.arena import Region, SlotArena
 from treeserve.scheduler.plan.tail_items import TailItems, path_slots
-from treeserve.scheduler.step import Int32Array, Int64Array
+from treeserve.scheduler.step import Int32Array, Int64Array, SlotChanges
 from treeserve.scheduler.tail import Tail
 from treeserve.scheduler.tree.segment import Segment
 
@@ -27,6 +27,10 @@ class ItemRegions:
     def slots(self) -> Int32Array:
         """The arena as far as it is in use; good until the next plan."""
         return self._arena.slots
+
+    def take_changes(self) -> SlotChanges:
+        """What of it has been written since this was last asked."""
+        return self._arena.take_changes()
 
     def begin(self) -> None:
         """The last plan is no longer read."""
@@ -77,6 +81,6 @@ class ItemRegions:
         region = self._arena.allocate(end - start)
         at = region.start
         for piece in path_slots(leaf, start, end):
-            self._arena.entries[at : at + len(piece)] = piece
+            self._arena.write(at, piece)
             at += len(piece)
         return region

@@ -105,9 +105,7 @@ class TailItems:
         offsets = table.filled[short] - table.tail_starts[short]
         fresh = [slots[offset:] for slots, offset in zip(pages, offsets.tolist(), strict=True)]
         sizes -= offsets
-        first = table.filled[short] - (np.cumsum(sizes) - sizes)
-        values = np.concatenate(fresh)
-        self._arena.entries[np.repeat(first, sizes) + np.arange(len(values))] = values
+        self._arena.write_runs(table.filled[short], sizes, np.concatenate(fresh))
         table.filled[short] += sizes
         return crowded
 
@@ -141,8 +139,8 @@ class TailItems:
             size = len(prefix) + len(slots)
             start, end = arena.allocate(size + _room(len(slots)))
             tail_start, filled = start + len(prefix), start + size
-            arena.entries[start:tail_start] = prefix
-            arena.entries[tail_start:filled] = slots
+            arena.write(start, prefix)
+            arena.write(tail_start, slots)
             placed.append((start, end, tail_start, filled))
         if placed:
             columns = np.array(placed, dtype=np.int64).T
@@ -157,7 +155,7 @@ class TailItems:
         size = tail_start - old.start + num_slots
         new = arena.allocate(size + _room(num_slots))
         shift = new.start - old.start
-        arena.entries[new.start : filled + shift] = arena.entries[old.start : filled]
+        arena.write(new.start, arena.entries[old.start : filled])
         arena.free(old)
         table.region_starts[row], table.region_ends[row] = new
         table.tail_starts[row], table.filled[row] = tail_start + shift, filled + shift

@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from treeserve.sampler import DrawParams, draw_tokens, uniform
+from treeserve.sampler import DrawParams, DrawTable, draw_tokens, uniform
 from treeserve.scheduler.step import unread_token
 from treeserve.types import SamplingParams
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 NUM_DRAWS = 4000
+UNIFORM_1_2_3 = 0.814259011529328
 
 
 def draw_many(params: SamplingParams, logits: torch.Tensor = LOGITS) -> torch.Tensor:
@@ -80,6 +82,17 @@ def test_uniform_numbers_are_uniform_and_distinct():
     assert len(set(values)) == len(values)
     assert sum(values) / len(values) == pytest.approx(0.5, abs=0.03)
     assert uniform(1, 2, 3) != uniform(1, 3, 2)
+
+
+def test_uniform_numbers_of_a_batch_are_those_of_single_draws():
+    """They are splitmix64's, whatever the seed: stored completions can be drawn again."""
+    seeds = [0, 1, -3, 1 << 63, (1 << 70) + 5]
+    draws = [DrawParams(SamplingParams(seed=seed), index) for index, seed in enumerate(seeds)]
+    positions = np.array([0, 1, 7, 4095, 1 << 30], dtype=np.int32)
+    numbers = DrawTable(draws, torch.device("cpu")).uniforms(positions)
+    rows = enumerate(zip(seeds, positions.tolist(), strict=True))
+    assert numbers.tolist() == [uniform(seed, index, position) for index, (seed, position) in rows]
+    assert uniform(1, 2, 3) == UNIFORM_1_2_3
 
 
 def test_logprobs_are_of_the_untruncated_distribution():

@@ -23,10 +23,18 @@ class AttentionBackend(Protocol):
     """
 
     @property
-    def shape_rows(self) -> tuple[int, ...]:
-        """Rows of a tile of each shape, at most; the tiles of the work list are cut for these."""
+    def shape_rows(self) -> tuple[int, ...] | None:
+        """Rows of a tile of each shape, at most; the tiles of the work list are cut for these.
+        None: it reads no work list, but plans its own calls.
+        """
 
-    def prepare(self, step: Step, work: WorkList) -> object:
+    @property
+    def reads_device_slots(self) -> bool:
+        """Whether batches may come with the slots in a copy of the arena that stays on the device.
+        Such a backend prepares nothing and reads nothing on the host, so graphs can be made of it.
+        """
+
+    def prepare(self, step: Step, work: WorkList | None) -> object:
         """What is worked out once a step, for every layer; `make_batch` puts it in the batch."""
 
     def attend(

@@ -20,7 +20,11 @@ class ReferenceBackend:
     def shape_rows(self) -> tuple[int, ...]:
         return ANY_SHAPE_ROWS
 
-    def prepare(self, step: Step, work: WorkList) -> object:
+    @property
+    def reads_device_slots(self) -> bool:
+        return False
+
+    def prepare(self, step: Step, work: WorkList | None) -> object:
         return None
 
     def attend(

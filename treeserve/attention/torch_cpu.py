@@ -9,7 +9,6 @@ from torch import Tensor
 from treeserve.attention.torch_calls import Call, Calls, Merge, Selection, plan_calls, selection
 from treeserve.batch import Batch
 from treeserve.errors import ConfigError
-from treeserve.kernels.tiles import ANY_SHAPE_ROWS
 from treeserve.kernels.work_list import WorkList
 from treeserve.kv_cache import KVCache, LayerCache
 from treeserve.scheduler.step import NO_SLOT, Step
@@ -42,10 +41,14 @@ class TorchBackend:
         self._buffers: dict[tuple[int, int], LayerCache] = {}
 
     @property
-    def shape_rows(self) -> tuple[int, ...]:
-        return ANY_SHAPE_ROWS
+    def shape_rows(self) -> None:
+        return None
 
-    def prepare(self, step: Step, work: WorkList) -> PreparedStep:
+    @property
+    def reads_device_slots(self) -> bool:
+        return False
+
+    def prepare(self, step: Step, work: WorkList | None) -> PreparedStep:
         written_rows = np.flatnonzero(step.write_slots != NO_SLOT)
         written_slots = step.write_slots[written_rows].astype(np.int64)
         return PreparedStep(step, selection(written_rows), torch.from_numpy(written_slots))

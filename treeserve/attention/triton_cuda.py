@@ -30,7 +30,11 @@ class TritonBackend:
     def shape_rows(self) -> tuple[int, ...]:
         return self._shape_rows
 
-    def prepare(self, step: Step, work: WorkList) -> object:
+    @property
+    def reads_device_slots(self) -> bool:
+        return True
+
+    def prepare(self, step: Step, work: WorkList | None) -> object:
         return None
 
     def attend(

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, get_args
 from treeserve.config import (
     BackendName,
     CalibrationMode,
+    CudaGraphsMode,
     DtypeName,
     PolicyName,
     SharingMode,
@@ -26,6 +27,7 @@ ENGINE_OPTIONS = (
     "policy",
     "reserve",
     "calibration",
+    "cuda_graphs",
 )
 
 
@@ -128,6 +130,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(CalibrationMode),
         help="costs by which sharing is planned; default: auto, as `treeserve calibrate` has "
         "measured them, if it has; off: built-in ones",
+    )
+    add(
+        "--cuda-graphs",
+        choices=get_args(CudaGraphsMode),
+        help="launch steps in which every sample decodes as one CUDA graph each; default: auto, on "
+        "cuda with the triton backend; off: kernel by kernel, which takes less memory",
     )
 
 
