@@ -104,8 +104,15 @@ class Admission:
         self._awaiting.join(sample)
         return sample
 
+    def must_preempt(self) -> bool:
+        """Whether `grow` would preempt somebody."""
+        return self._needy_rows()[1] > self.num_room_pages
+
     def grow(self) -> list[LiveSample]:
-        """Gives a page to every row that needs one; returns who was preempted for that."""
+        """Gives a page to every row that needs one; returns who was preempted for that.
+
+        Nobody is preempted with a token that was not read: without it he could not start again.
+        """
         preempted: list[LiveSample] = []
         by_age: list[LiveSample] | None = None
         while (needy := self._needy_rows())[1] > self.num_room_pages:
@@ -129,9 +136,10 @@ class Admission:
     def branch(self, sample: LiveSample, num_drawn: int) -> None:
         """Moves what the sample drew before the branch into the tree; copies and computes nothing.
 
-        A last token that has no slot yet stays with the sample, and so does everything while
-        another sample is computing the same tokens, or where the tree holds the same tokens in
-        pages that are promised to others: branches then compute for themselves what they miss.
+        A last token that has no slot yet or was not read stays with the sample, and so does
+        everything while another sample is computing the same tokens, or where the tree holds the
+        same tokens in pages that are promised to others: branches then compute for themselves what
+        they miss.
         """
         tail = sample.tail
         num_tokens = num_drawn - len(sample.earlier)
@@ -158,10 +166,10 @@ class Admission:
     def drop_sample(self, sample: LiveSample) -> None:
         """The sample leaves, and nothing of its tail stays."""
         tail, request = sample.tail, sample.request
-        if sample.row is None:
-            self._awaiting.leave(sample)
-        else:
+        if tail.tokens:
             self._rows.leave(sample)
+        else:
+            self._awaiting.leave(sample)
         self._pool.release(tail.pages)
         self._tree.unpin(sample.leaf)
         self.num_reserved_pages -= tail.num_outstanding_pages
@@ -175,7 +183,8 @@ class Admission:
         """Raises AssertionError unless promises and pins are those of the running samples."""
         samples = [s for request in requests for s in request.running.values()]
         assert len(samples) == self.num_running <= self._max_running, "running is miscounted"
-        assert len(self._rows) + len(self._awaiting) == len(samples), "a sample is nowhere"
+        num_drawing = len(self._rows) + len(self._rows.resting)
+        assert num_drawing + len(self._awaiting) == len(samples), "a sample is nowhere"
         outstanding = [s.tail.num_outstanding_pages for s in samples]
         assert sum(outstanding) == self.num_reserved_pages, "reserved pages are miscounted"
         num_unpromised = sum(s.tail.may_outgrow_promise for s in samples)
@@ -262,6 +271,7 @@ class Admission:
         return sorted(running, key=lambda s: (-s.request.priority, s.serial))
 
     def _preempt(self, sample: LiveSample) -> LiveSample:
+        assert not sample.tail.is_unread, f"{sample.key} is preempted with a token unread"
         request, drawn = sample.request, sample.drawn
         self.end_sample(sample)
         sample.earlier, sample.tail = drawn, Tail(0, 0, 0)

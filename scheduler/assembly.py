@@ -1,7 +1,6 @@
 """The assembly of one step: rows in budget, who computes what, and which logits are drawn from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import TypeAlias
@@ -9,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from treeserve.scheduler.awaiting import Awaiting
+from treeserve.scheduler.flight import Claim, InFlight
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.plan.trie import Chunk
 from treeserve.scheduler.rows import DecodeRows
@@ -19,43 +19,6 @@ from treeserve.scheduler.tree.segment import Segment
 
 PlanStep: TypeAlias = Callable[[Sequence[LiveSample], Sequence[Chunk], Int32Array], Plan]
 """(decoding samples, chunks of prompts, positions) -> plan"""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Claim:
-    """In this step the request computes tokens `[start, end)` of a pending segment."""
-
-    request: LiveRequest
-    segment: Segment
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class InFlight:
-    """A step, and whom its results belong to."""
-
-    step: Step
-    samples: tuple[LiveSample, ...]
-    """Those that decode: sample i has row i and draw i."""
-    num_decoding_by_tenant: Mapping[str, int]
-    chunks: tuple[Chunk, ...]
-    claims: tuple[Claim, ...]
-    recomputed: tuple[tuple[LiveRequest, int], ...]
-    """(request, position) of tokens that are computed once more, for their logits alone."""
-    first_drawing: tuple[LiveSample, ...]
-    """Those that draw after their leaf, in the order of the remaining draws."""
-    kept: tuple[Segment, ...]
-    """Segments whose logits this step keeps."""
-    plan_seconds: float
-
-    def request_ids(self) -> list[str]:
-        """Requests with rows or draws in the step, in order and once each."""
-        owners = [sample.request for sample in self.samples]
-        owners += [claim.request for claim in self.claims]
-        owners += [request for request, _ in self.recomputed]
-        owners += [sample.request for sample in self.first_drawing]
-        return list(dict.fromkeys(request.request_id for request in owners))
 
 
 class Assembly:

@@ -24,8 +24,10 @@ class Tally:
     schedule_seconds: float = 0.0
     """The plan among it."""
     complete_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+    """Of deciding and completing it, while another step was on its way."""
     step_seconds: float = 0.0
-    """From the step's decision to its result."""
+    """From the step's decision, or the result of the one before if that is later, to its result."""
     predicted_seconds: float = 0.0
     """What was expected of that."""
 

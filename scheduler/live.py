@@ -16,7 +16,7 @@ class LiveSample:
     """One sample that has been started; it holds memory unless it is preempted.
 
     Its context is the leaf's path and then the tail. While the tail is empty it waits for the
-    logits after the leaf; otherwise it has a row in every step.
+    logits after the leaf; otherwise it has a row in every step, until its last token is drawn.
     """
 
     __slots__ = (
@@ -47,17 +47,23 @@ class LiveSample:
 
     @property
     def drawn(self) -> list[int]:
-        """Every token that it drew, first to last."""
-        return self.earlier + self.tail.tokens
+        """Every token that it drew and that was read, first to last."""
+        return self.earlier + self.tail.read_tokens
 
     def append(self, token_id: int) -> str | None:
         """Draws a token: why the sample ends with it, "stop" or "length", or None."""
-        tail = self.tail
-        tokens = tail.tokens
-        tokens.append(token_id)
+        self.tail.tokens.append(token_id)
+        return self._why_ended(token_id)
+
+    def read(self, token_id: int) -> str | None:
+        """As `append`, for a token that the tail holds unread."""
+        self.tail.tokens[-1] = token_id
+        return self._why_ended(token_id)
+
+    def _why_ended(self, token_id: int) -> str | None:
         if token_id in self.stop_token_ids:
             return "stop"
-        return "length" if len(tokens) == tail.max_tokens else None
+        return "length" if self.tail.is_full else None
 
 
 @dataclass(slots=True, eq=False)

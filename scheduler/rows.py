@@ -13,13 +13,16 @@ from treeserve.scheduler.step import NO_SLOT, Int32Array, SampleKey
 class DecodeRows:
     """Row i is the last drawn token of `samples[i]`, whose `row` is i.
 
-    A sample that leaves gives its row to the last one, so the others keep theirs.
+    A sample that leaves gives its row to the last one, so the others keep theirs. One whose last
+    token is drawn and not yet read rests: it has no row, and is still there.
     """
 
     def __init__(self, max_rows: int, page_size: int) -> None:
         self._page_size = page_size
         self.samples: list[LiveSample] = []
+        self.resting: dict[LiveSample, None] = {}
         self.num_by_tenant: Counter[str] = Counter()
+        """Of the rows."""
         self._keys: tuple[SampleKey, ...] | None = ()
         self._token_ids = np.zeros(max_rows, dtype=np.int32)
         self._positions = np.zeros(max_rows, dtype=np.int32)
@@ -60,7 +63,15 @@ class DecodeRows:
         self._positions[row] = sample.tail.end_position - 1
         self._slots[row] = NO_SLOT if sample.tail.needs_page else sample.tail.slots[-1]
 
+    def rest(self, sample: LiveSample) -> None:
+        """A sample that has drawn its last token, and nobody knows which."""
+        self.leave(sample)
+        self.resting[sample] = None
+
     def leave(self, sample: LiveSample) -> None:
+        if sample in self.resting:
+            del self.resting[sample]
+            return
         row, last = sample.row, len(self.samples) - 1
         assert row is not None, f"{sample.key} has no row"
         moved = self.samples.pop()
@@ -84,6 +95,11 @@ class DecodeRows:
         slots += 1
         slots[slots % self._page_size == 0] = NO_SLOT
 
+    def read(self, token_ids: Int32Array) -> None:
+        """What each draw of the step before drew [num_draws], for rows that do not know theirs."""
+        rows = np.flatnonzero(self.token_ids < 0)
+        self._token_ids[rows] = token_ids[-1 - self._token_ids[rows]]
+
     def without_slot(self) -> NDArray[np.intp]:
         """The rows whose tails need a page."""
         return np.flatnonzero(self.slots == NO_SLOT)
@@ -103,3 +119,7 @@ class DecodeRows:
         tenants = Counter(sample.request.tenant for sample in self.samples)
         assert tenants == self.num_by_tenant, "tenants are miscounted"
         assert self.keys == tuple(sample.key for sample in self.samples), "stale keys"
+        for sample in self.resting:
+            assert sample.row is None, f"{sample.key} rests and has a row"
+            assert sample.tail.is_full, f"{sample.key} rests before its last token"
+            assert sample.tail.is_unread, f"{sample.key} outlived its last token"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from time import perf_counter
 
 import numpy as np
@@ -10,15 +11,16 @@ import numpy as np
 from treeserve.config import SchedulerConfig
 from treeserve.errors import InvalidRequest
 from treeserve.scheduler.admission import Admission
-from treeserve.scheduler.assembly import Assembly, InFlight
+from treeserve.scheduler.assembly import Assembly
 from treeserve.scheduler.awaiting import Awaiting
 from treeserve.scheduler.counts import SchedulerCounts, Tally
 from treeserve.scheduler.deadlines import Deadlines
 from treeserve.scheduler.finished import FinishedSample, FinishedSamples, fork_request
+from treeserve.scheduler.flight import Flights, Landing
+from treeserve.scheduler.fold import Fold
 from treeserve.scheduler.lineup import Lineup
-from treeserve.scheduler.live import LiveRequest, LiveSample
+from treeserve.scheduler.live import LiveRequest
 from treeserve.scheduler.pace import Pace
-from treeserve.scheduler.plan.check import check_plan
 from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.plan.planner import Planner
 from treeserve.scheduler.plan.snapshot import PlanSnapshot
@@ -32,12 +34,15 @@ from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.radix_tree import RadixTree
 from treeserve.scheduler.tree.retention import RetainedPrefix
 from treeserve.scheduler.tree.snapshot import TreeSnapshot
+from treeserve.scheduler.tree.undo import uncompute
 
 
 class Scheduler:
     """Turns requests into steps, one at a time: `schedule`, run it, then `complete` or `fail`.
 
-    A request may be added at any time; everything else happens between two steps.
+    A request may be added at any time; everything else happens between two steps. A step counts as
+    over for that once it is assumed, so that the next one can be decided while it runs: `schedule`,
+    start it, `complete` the one before, `assume` it, `schedule` the next.
 
     Args:
         config: Pool, budgets and policy.
@@ -82,8 +87,9 @@ class Scheduler:
         self._expired: list[str] = []
         self._finished = FinishedSamples(num_slots)
         self._finished_usage: dict[str, PromptUsage] = {}
-        self._in_flight: InFlight | None = None
-        self._dispatched_at = 0.0
+        self._flights = Flights()
+        self._fold = Fold(self._tree, self._rows, self._awaiting, self._queue)
+        self._lost_draws: frozenset[int] = frozenset()
         self._num_steps = 0
         self._tally = Tally()
 
@@ -111,13 +117,13 @@ class Scheduler:
         What comes before the branch is shared where it lies; for a living parent nothing of it is
         computed again but the row of the last shared token, for its logits; `Admission.branch` says
         when the parent has to keep its tokens to itself. Of a parent that ended, what has been
-        evicted since is computed once more.
+        evicted since is computed once more. A token that was not read is none of its tokens yet.
 
         Raises:
             InvalidRequest: No such parent, it did not draw as many tokens, or as `add`.
             ValueError: A request with this id is alive.
         """
-        self._require_between_steps()
+        self._flights.require_between_steps()
         key = SampleKey(fork.parent_request_id, fork.parent_sample_index)
         request = fork_request(fork, self._find_parent(key))
         if request.request_id in self._live:
@@ -134,7 +140,7 @@ class Scheduler:
 
         Its pages are given back. What it had computed stays cached until it is evicted.
         """
-        self._require_between_steps()
+        self._flights.require_between_steps()
         request = self._live.get(request_id)
         if request is None:
             return
@@ -149,8 +155,11 @@ class Scheduler:
         self._settle(request)
 
     def schedule(self) -> Step | None:
-        """Decides the next step; None when there is nothing to do."""
-        self._require_between_steps()
+        """Decides the next step; None when there is nothing to do.
+
+        Behind a step that is assumed, `Step.token_ids` names tokens that are still to be read.
+        """
+        self._flights.require_between_steps()
         started = perf_counter()
         now = self._clock()
         self._finished_usage.clear()
@@ -162,20 +171,37 @@ class Scheduler:
             self._lineup.start(self._config.token_budget - len(self._rows), now)
         assembly = Assembly(self._config.token_budget, self._rows, self._awaiting)
         assembly.add_prompts()
-        self._in_flight = assembly.build(self._num_steps, self._kept, self._planner.plan)
-        if self._in_flight is None:
+        in_flight = assembly.build(self._num_steps, self._kept, self._planner.plan)
+        if in_flight is None:
             return None
         self._num_steps += 1
-        self._dispatched_at = self._clock()
-        self._tally.plan_seconds = self._in_flight.plan_seconds
-        self._tally.schedule_seconds = perf_counter() - started
-        return self._in_flight.step
+        self._flights.depart(in_flight, self._clock(), perf_counter() - started)
+        return in_flight.step
+
+    def must_read_first(self) -> bool:
+        """Whether the step on its way is to be completed before `schedule`.
+
+        Memory has run out, and who gives way must know what he drew.
+        """
+        return self._flights.assumed is not None and self._admission.must_preempt()
+
+    def assume(self, step: Step) -> None:
+        """Folds back all of a step but the values of its tokens, which `complete` brings later.
+
+        What it computes counts as computed, and who draws in it has one token more. That holds for
+        a device that carries out steps in order: whoever gets pages of a sample that has ended gets
+        them in a later step, so what a step on its way still reads or writes there does no harm.
+
+        Raises:
+            ValueError: The step is not in flight, is assumed already, or another one is.
+        """
+        self._fold.assume(self._flights.assume(step))
 
     def complete(self, step: Step, token_ids: Sequence[int] | Int32Array) -> list[Finished]:
         """Folds the drawn tokens back, one for each of `step.draws`, in their order.
 
         Samples that end leave at once, and with its last sample a request: its `usage` can still be
-        asked until the next call of `schedule`.
+        asked until the next call of `schedule`. Of two steps in flight, the first one comes first.
 
         Returns:
             The samples that ended, in the order of their draws.
@@ -188,11 +214,12 @@ class Scheduler:
         tokens = np.asarray(token_ids, dtype=np.int32)
         if len(tokens) != len(step.draws):
             raise ValueError(f"{len(step.draws)} draws, and {len(tokens)} tokens for them")
-        flight = self._take_in_flight(step)
-        self._observe_pace(step)
-        self._mark_computed(flight)
-        ended = self._append(flight, tokens)
-        self._charge(flight)
+        if self._flights.is_behind(step):
+            self.assume(step)
+        landing = self._flights.land(step, self._clock())
+        self._observe_pace(landing)
+        fold_back = self._fold.read if landing.was_assumed else self._fold.whole
+        ended, self._lost_draws = fold_back(landing.in_flight, tokens)
         finished = []
         for draw_index, sample, reason in ended:
             request = sample.request
@@ -201,25 +228,41 @@ class Scheduler:
             self._finished.add(sample.key, FinishedSample(request.request, drawn))
             self._admission.end_sample(sample)
             self._settle(request)
-        self._tally.complete_seconds = perf_counter() - started
+        complete_seconds = perf_counter() - started
+        self._tally.complete_seconds = complete_seconds
+        self._tally.hidden_seconds = landing.schedule_seconds if landing.was_behind else 0.0
+        self._tally.hidden_seconds += complete_seconds if self._flights.decided else 0.0
         return finished
 
     def fail(self, step: Step) -> list[str]:
         """Ends the requests with rows or draws in a step that was not computed; returns their ids.
 
-        Nothing that they drew is cached. Other requests go on.
+        Nothing that they drew in it is cached. Other requests go on. A step that was decided behind
+        one that was assumed and fails is forgotten: who is left computes it again.
         """
-        flight = self._take_in_flight(step)
-        for segment in flight.kept:
+        was_assumed = self._flights.is_assumed(step)
+        flight, *behind = self._flights.give_up(step)
+        for segment in chain(flight.kept, *(each.kept for each in behind)):
             self._kept.forget(segment)
-        request_ids = flight.request_ids()
-        for request_id in request_ids:
-            request = self._live[request_id]
+        # An id may name another request by now.
+        failed = [r for r in flight.requests() if self._live.get(r.request_id) is r]
+        for request in failed:
             request.forget_startable()
             for sample in list(request.running.values()):
                 self._admission.drop_sample(sample)
             self._settle(request)
-        return request_ids
+        if was_assumed:
+            uncompute(self._tree, flight.step.write_slots)
+        return [request.request_id for request in failed]
+
+    def is_in_flight(self, step: Step) -> bool:
+        """Whether it was neither completed nor failed, nor forgotten with one that failed."""
+        return self._flights.holds(step)
+
+    @property
+    def lost_draws(self) -> frozenset[int]:
+        """Draws of the step completed last whose samples had ended before: nobody's tokens."""
+        return self._lost_draws
 
     def take_expired(self) -> list[str]:
         """Requests that their deadlines ended since the last call."""
@@ -232,12 +275,12 @@ class Scheduler:
         Raises:
             InvalidRequest: Over the retention budget.
         """
-        self._require_between_steps()
+        self._flights.require_between_steps()
         return self._tree.retain(prefix, weight, ttl_seconds)
 
     def release_retained(self, retained_id: int) -> None:
         """Ends a retention before its time; unknown ids are ignored."""
-        self._require_between_steps()
+        self._flights.require_between_steps()
         self._tree.release_retained(retained_id)
 
     def retained(self) -> tuple[RetainedPrefix, ...]:
@@ -256,7 +299,7 @@ class Scheduler:
 
     def clear_cache(self) -> int:
         """Evicts everything that no running sample needs; returns the number of tokens."""
-        self._require_between_steps()
+        self._flights.require_between_steps()
         return self._tree.clear()
 
     def is_waiting(self, request_id: str) -> bool:
@@ -301,15 +344,15 @@ class Scheduler:
         self._lineup.check(requests)
         self._admission.check(requests)
         assert not any(request.is_done for request in requests), "a request outlived its samples"
-        if self._in_flight is not None:
-            flight = self._in_flight
-            check_plan(flight.step.plan, flight.samples, flight.chunks, flight.step.positions)
-            return
         self._rows.check()
         for sample in samples:
             sample.tail.check(self._config.page_size)
-        kept = [s for s in self._tree.segments() if s.kept_index is not None]
-        assert not any(s.is_pending for s in kept), "kept logits of tokens that are not computed"
+        self._flights.check(samples)
+        if self._flights.decided is None:
+            kept = [s for s in self._tree.segments() if s.kept_index is not None]
+            assert not any(s.is_pending for s in kept), (
+                "kept logits of tokens that are not computed"
+            )
 
     def _find_parent(self, key: SampleKey) -> FinishedSample:
         parent = self._live.get(key.request_id)
@@ -331,46 +374,15 @@ class Scheduler:
             self._expired.append(request_id)
             self._tally.num_expired += 1
 
-    def _observe_pace(self, step: Step) -> None:
-        seconds = self._clock() - self._dispatched_at
+    def _observe_pace(self, landing: Landing) -> None:
+        step, seconds = landing.in_flight.step, landing.seconds
         num_read = step.plan.counts.tokens_read
+        self._tally.plan_seconds = landing.in_flight.plan_seconds
+        self._tally.schedule_seconds = landing.schedule_seconds
         self._tally.predicted_seconds = self._pace.predict(step.num_rows, num_read)
         self._tally.step_seconds = seconds
         self._pace.observe(step.num_rows, num_read, seconds)
         self._queue.pace = self._pace.mean_seconds_per_token
-
-    def _mark_computed(self, flight: InFlight) -> None:
-        for claim in flight.claims:
-            segment = claim.segment
-            self._tree.mark_computed(segment, claim.end)
-            start, end = segment.start_position + claim.start, segment.start_position + claim.end
-            claim.request.count_computed(start, end)
-        for request, position in flight.recomputed:
-            request.count_computed(position, position + 1)
-
-    def _append(self, flight: InFlight, tokens: Int32Array) -> list[tuple[int, LiveSample, str]]:
-        """Every drawing sample gets its token; those that end with it: (draw index, who, why)."""
-        num_decoded = len(flight.samples)
-        ended = []
-        drawing = (*flight.samples, *flight.first_drawing)
-        for index, (sample, token) in enumerate(zip(drawing, tokens.tolist(), strict=True)):
-            reason = sample.append(token)
-            if reason is not None:
-                ended.append((index, sample, reason))
-        self._rows.advance(tokens[:num_decoded])
-        for sample in flight.first_drawing:
-            self._awaiting.leave(sample)
-            self._rows.join(sample)
-            sample.request.settle()
-        return ended
-
-    def _charge(self, flight: InFlight) -> None:
-        for claim in flight.claims:
-            self._queue.charge(claim.request.tenant, claim.end - claim.start)
-        for sample in flight.first_drawing:
-            self._queue.charge(sample.request.tenant, 1)
-        for tenant, num_drawn in flight.num_decoding_by_tenant.items():
-            self._queue.charge(tenant, num_drawn)
 
     def _settle(self, request: LiveRequest) -> None:
         """Takes a request out of the line-up, or out of everything, once it has nothing left."""
@@ -383,14 +395,3 @@ class Scheduler:
         self._tally.add_usage(usage)
         self._deadlines.discard(request.request_id)
         del self._live[request.request_id]
-
-    def _take_in_flight(self, step: Step) -> InFlight:
-        flight = self._in_flight
-        if flight is None or flight.step is not step:
-            raise ValueError(f"step {step.number} is not in flight")
-        self._in_flight = None
-        return flight
-
-    def _require_between_steps(self) -> None:
-        if self._in_flight is not None:
-            raise RuntimeError(f"step {self._in_flight.step.number} is in flight")

@@ -11,9 +11,10 @@ _EMPTY = np.zeros(0, dtype=np.int32)
 class Tail:
     """Private and growing: token k sits at position `start_position + k`, in slot k.
 
-    KV is computed for all tokens but the last drawn one, which the next step computes. Nobody else
-    writes to its pages; after a fork its first page may also be held by the tree, which reads the
-    slots before the tail's first one.
+    KV is computed for all tokens but the last drawn one, which the next step computes; while that
+    one is an `unread_token`, the step that draws it and computes the one before is on its way.
+    Nobody else writes to its pages; after a fork its first page may also be held by the tree, which
+    reads the slots before the tail's first one.
     """
 
     __slots__ = (
@@ -43,6 +44,21 @@ class Tail:
     @property
     def num_computed(self) -> int:
         return max(0, len(self.tokens) - 1)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its last token is the sample's last."""
+        return len(self.tokens) == self.max_tokens
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nobody knows yet what its last token is."""
+        return bool(self.tokens) and self.tokens[-1] < 0
+
+    @property
+    def read_tokens(self) -> list[int]:
+        """All of them, or all but the last one."""
+        return self.tokens[:-1] if self.is_unread else self.tokens
 
     @property
     def end_position(self) -> int:
@@ -101,7 +117,8 @@ class Tail:
         """Raises AssertionError unless slots, pages and tokens agree."""
         missing = len(self.pages) * page_size - len(self.page_slots)
         assert 0 <= missing < page_size, "slots and pages of a tail differ"
-        assert len(self.tokens) < self.max_tokens, "a tail outlived its last token"
+        assert self.is_unread or not self.is_full, "a tail outlived its last token"
+        assert all(token >= 0 for token in self.read_tokens), "an unread token is not the last"
         assert len(self.tokens) <= len(self.page_slots) + 1, "a tail has tokens without slots"
         pages = np.unique(self.page_slots // page_size)
         assert np.array_equal(pages, np.sort(self.pages)), "a tail's slots are in other pages"

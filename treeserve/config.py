@@ -13,6 +13,7 @@ SharingMode: TypeAlias = Literal["on", "always", "off"]
 PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
 CalibrationMode: TypeAlias = Literal["auto", "off"]
 CudaGraphsMode: TypeAlias = Literal["auto", "on", "off"]
+OverlapMode: TypeAlias = Literal["auto", "on", "off"]
 
 DEFAULT_PAGE_SIZE = 16
 DEFAULT_TOKEN_BUDGET = 1024
@@ -60,6 +61,10 @@ class EngineOptions:
     """Whether steps in which every sample decodes are launched as one CUDA graph each. auto: on
     cuda with the triton backend; on: there, or an error; off: kernel by kernel.
     """
+    overlap: OverlapMode = "auto"
+    """on: the next step is decided and launched while the device works on this one; off: one after
+    the other; auto: on with cuda, off with a CPU, where both would share the processor.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +83,15 @@ class ModelConfig:
     """auto: the stored calibration, where there is one; off: built-in costs."""
     cuda_graphs: CudaGraphsMode = "auto"
     """auto: on cuda with the triton backend; on: there, or an error; off: never."""
+    overlap: OverlapMode = "auto"
+    """Of deciding a step and computing the one before. auto: on with cuda, off with a CPU."""
 
     def __post_init__(self) -> None:
         _require_choice("dtype", self.dtype, get_args(DtypeName))
         _require_choice("backend", self.backend, get_args(BackendName))
         _require_choice("calibration", self.calibration, get_args(CalibrationMode))
         _require_choice("cuda_graphs", self.cuda_graphs, get_args(CudaGraphsMode))
+        _require_choice("overlap", self.overlap, get_args(OverlapMode))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

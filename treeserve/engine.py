@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from treeserve.errors import InvalidRequest
-from treeserve.runner import Runner
+from treeserve.runner import Launched, Runner
 from treeserve.sampler import DrawnToken, DrawParams
 from treeserve.scheduler.counts import SchedulerCounts
 from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
@@ -91,19 +91,34 @@ class _LiveRequest:
     open_samples: set[int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flying:
+    """A step that the device works on, and whose tokens nobody has read."""
+
+    step: Step
+    launched: Launched
+    launched_at: float
+
+
 class Engine:
     """Every method is called from one thread.
 
     Args:
         scheduler: Decides what each step computes.
         runner: Computes it.
+        overlap: Decide and launch each step while the device works on the one before, whose tokens
+            are read and told after that. For a device that carries out steps in order, and not
+            while the host waits for it.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, *, overlap: bool = False) -> None:
         self._scheduler = scheduler
         self._runner = runner
+        self._overlap = overlap
+        self._flying: _Flying | None = None
+        self._read_at = 0.0
         self._live: dict[str, _LiveRequest] = {}
-        self._ended: list[EngineEvent] = []
+        self._events: list[EngineEvent] = []
         self._sharing = Sharing()
         self._evicted_tokens = 0
         self._drawing: tuple[SampleKey, ...] = ()
@@ -178,46 +193,90 @@ class Engine:
         self._end(request_id, usage)
 
     def has_work(self) -> bool:
-        """Whether step() has anything to do or to tell."""
-        return bool(self._ended) or self._scheduler.has_work()
+        """Whether step() has anything to do, to read or to tell."""
+        return bool(self._events) or self._flying is not None or self._scheduler.has_work()
 
     def step(self) -> tuple[list[EngineEvent], StepNumbers | None]:
-        """Run one step.
+        """Run one step; with overlap, start one and tell of the one before.
 
         Returns:
             What happened since the last step and in this one, and this one's numbers: with no rows
             and no draws where it failed or was not needed, None where nothing happened at all.
         """
+        numbers = self._read_flying_sync() if self._scheduler.must_read_first() else None
         step = self._scheduler.schedule()
         for request_id in self._scheduler.take_expired():
             usage = self._scheduler.usage(request_id)
             self._end(request_id, usage, reason=FinishReason.DEADLINE)
-        events = self.take_ended()
         if step is None:
-            return events, self._numbers(self._scheduler.counts()) if events else None
+            numbers = self._read_flying_sync() or numbers
+        elif self._overlap:
+            numbers = self._launch_ahead(step) or numbers
+        else:
+            numbers = self._run(step)
+        events = self.take_ended()
+        if events and numbers is None:
+            numbers = self._numbers(self._scheduler.counts())
+        return events, numbers
+
+    def settle(self) -> None:
+        """Read the step that is on its way, if there is one: nothing is left on the device."""
+        self._read_flying_sync()
+
+    def abort_all(self) -> None:
+        """End every request, and leave no step unread."""
+        for request_id in list(self._live):
+            self.abort(request_id)
+        self.settle()
+
+    def take_ended(self) -> list[EngineEvent]:
+        """What happened outside a step, once: last events of requests that ended."""
+        ended, self._events = self._events, []
+        return ended
+
+    def _run(self, step: Step) -> StepNumbers | None:
+        """One step from its launch to its tokens; None if it failed."""
         started = time.perf_counter()
         try:
             drawn = self._runner.run(step, self._params_of(step.draws.samples))
         except BaseException as error:
-            self._fail(step, f"{type(error).__name__}: {error}")
-            if not isinstance(error, Exception):
-                raise
-            logger.exception("step %d failed", step.number)
-            return events + self.take_ended(), self._numbers(self._scheduler.counts())
+            self._fail(step, error)
+            return None
         model_seconds = time.perf_counter() - started
-        tokens = self._fold_back(step, drawn)
-        numbers = self._step_numbers(step, model_seconds)
-        return [*events, *tokens, *self.take_ended()], numbers
+        return self._fold_back(step, drawn, model_seconds)
 
-    def abort_all(self) -> None:
-        """End every request."""
-        for request_id in list(self._live):
-            self.abort(request_id)
+    def _launch_ahead(self, step: Step) -> StepNumbers | None:
+        """Starts a step, and only then waits for the one before, whose numbers it returns."""
+        started = time.perf_counter()
+        try:
+            launched = self._runner.launch(step, self._params_of(step.draws.samples))
+        except BaseException as error:
+            numbers = self._read_flying_sync()
+            if self._scheduler.is_in_flight(step):
+                self._fail(step, error)
+            return numbers
+        numbers = self._read_flying_sync()
+        # If the step before has failed, this one counts for nothing: nobody reads it.
+        if self._scheduler.is_in_flight(step):
+            self._scheduler.assume(step)
+            self._flying = _Flying(step, launched, started)
+        return numbers
 
-    def take_ended(self) -> list[EngineEvent]:
-        """Last events of requests that ended outside a step, once."""
-        ended, self._ended = self._ended, []
-        return ended
+    def _read_flying_sync(self) -> StepNumbers | None:
+        """Waits for the step on its way and folds it back; None if it failed or there is none."""
+        flying, self._flying = self._flying, None
+        if flying is None:
+            return None
+        try:
+            drawn = flying.launched.read_sync()
+        except BaseException as error:
+            self._fail(flying.step, error)
+            return None
+        now = time.perf_counter()
+        # The device starts on a step when it is through with the one before.
+        model_seconds = now - max(flying.launched_at, self._read_at)
+        self._read_at = now
+        return self._fold_back(flying.step, drawn, model_seconds)
 
     def _params_of(self, drawing: tuple[SampleKey, ...]) -> list[DrawParams]:
         """The same list as long as the same samples draw."""
@@ -228,24 +287,31 @@ class Engine:
             self._drawing = drawing
         return self._draw_params
 
-    def _fold_back(self, step: Step, drawn: list[DrawnToken]) -> list[TokenEvent]:
+    def _fold_back(self, step: Step, drawn: list[DrawnToken], model_seconds: float) -> StepNumbers:
         finished = self._scheduler.complete(step, [token.token_id for token in drawn])
+        lost = self._scheduler.lost_draws
         reasons = {end.draw_index: FinishReason(end.reason) for end in finished}
-        events = [
+        self._events += [
             TokenEvent(*key, token.token_id, token.logprob, reasons.get(index))
             for index, (key, token) in enumerate(zip(step.draws.samples, drawn, strict=True))
+            if index not in lost
         ]
         for end in finished:
             live = self._live[end.request_id]
             live.open_samples.discard(end.sample_index)
             if not live.open_samples:
                 self._end(end.request_id, self._scheduler.usage(end.request_id))
-        return events
+        return self._step_numbers(step, len(drawn) - len(lost), model_seconds)
 
-    def _fail(self, step: Step, error: str) -> None:
+    def _fail(self, step: Step, error: BaseException) -> None:
+        """Ends the requests of a step that could not be computed; an interrupt goes on."""
         usages = {request_id: self._scheduler.usage(request_id) for request_id in self._live}
+        reason = f"{type(error).__name__}: {error}"
         for request_id in self._scheduler.fail(step):
-            self._end(request_id, usages[request_id], FinishReason.ERROR, error)
+            self._end(request_id, usages[request_id], FinishReason.ERROR, reason)
+        if not isinstance(error, Exception):
+            raise error
+        logger.error("step %d failed", step.number, exc_info=error)
 
     def _end(
         self,
@@ -255,7 +321,7 @@ class Engine:
         error: str | None = None,
     ) -> None:
         del self._live[request_id]
-        self._ended.append(RequestEnded(request_id, usage, reason, error))
+        self._events.append(RequestEnded(request_id, usage, reason, error))
         self._sharing = _add_sharing(
             self._sharing,
             Sharing(
@@ -276,7 +342,7 @@ class Engine:
             evicted_tokens=evicted,
         )
 
-    def _step_numbers(self, step: Step, model_seconds: float) -> StepNumbers:
+    def _step_numbers(self, step: Step, num_drawn: int, model_seconds: float) -> StepNumbers:
         counts = self._scheduler.counts()
         plan = step.plan.counts
         self._sharing = _add_sharing(
@@ -287,7 +353,7 @@ class Engine:
             self._numbers(counts),
             num_rows=step.num_rows,
             num_prompt_rows=step.num_prompt_rows,
-            num_drawn=len(step.draws),
+            num_drawn=num_drawn,
             work_items=step.plan.num_items,
             shared_items=plan.num_shared_items,
             folded_segments=plan.num_folded_segments,
@@ -295,6 +361,7 @@ class Engine:
             kv_tokens_read_flat=plan.tokens_read_flat,
             plan_seconds=counts.tally.plan_seconds,
             schedule_seconds=counts.tally.schedule_seconds + counts.tally.complete_seconds,
+            hidden_seconds=counts.tally.hidden_seconds,
             model_seconds=model_seconds,
         )
 

@@ -92,6 +92,9 @@ class InPlaceLoop:
             self._route(self._engine.take_ended())
             for encoded in prompts:
                 self._inboxes.pop(encoded.request.request_id, None)
+            if not self._inboxes:
+                # Nobody may ever ask for another step.
+                self._engine.settle()
 
     def _take(self, inbox: list[EngineEvent]) -> list[EngineEvent]:
         """What came for a stream, running steps until something did."""

@@ -122,7 +122,9 @@ class _StepMetrics:
             self._time(numbers)
 
     def _time(self, numbers: StepNumbers) -> None:
-        self._step_seconds.observe(numbers.schedule_seconds + numbers.model_seconds)
+        self._step_seconds.observe(
+            numbers.schedule_seconds - numbers.hidden_seconds + numbers.model_seconds
+        )
         self._plan_seconds.observe(numbers.plan_seconds)
         self._schedule_seconds.observe(numbers.schedule_seconds)
         self._model_seconds.observe(numbers.model_seconds)

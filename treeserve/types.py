@@ -156,6 +156,7 @@ class StepNumbers:
     num_rows: int = 0
     num_prompt_rows: int = 0
     num_drawn: int = 0
+    """Tokens that samples drew; what was drawn for one that had ended by then is not among them."""
     work_items: int = 0
     shared_items: int = 0
     folded_segments: int = 0
@@ -164,7 +165,10 @@ class StepNumbers:
     plan_seconds: float = 0.0
     schedule_seconds: float = 0.0
     """Deciding the step, the plan among it, and folding its tokens back."""
+    hidden_seconds: float = 0.0
+    """Of `schedule_seconds`, those in which the device worked on another step."""
     model_seconds: float = 0.0
+    """From its launch to its tokens; or, if the step before was read later than that, from then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ import torch
 from calibration.records import make_calibration
 
 from treeserve import LLM, SamplingParams
+from treeserve.building import load_subject
 from treeserve.calibration.calibrate import calibrate
 from treeserve.calibration.store import find_calibration, store_calibration
 from treeserve.calibration.subject import make_subject
 from treeserve.config import EngineOptions
 from treeserve.errors import CalibrationError, ConfigError
-from treeserve.llm import load_subject
 from treeserve.probe import AttentionLayer
 
 CPU = torch.device("cpu")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from calibration.records import make_calibration
 
+from treeserve.building import load_subject
 from treeserve.calibration import fit
 from treeserve.calibration.store import calibration_path, store_calibration
 from treeserve.commands.main import main
 from treeserve.config import EngineOptions
-from treeserve.llm import load_subject
 
 
 @pytest.fixture(autouse=True)

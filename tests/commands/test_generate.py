@@ -33,6 +33,15 @@ def test_one_sample_is_its_text(capsys, model):
     )
 
 
+def test_overlap_can_be_asked_for_and_changes_no_text(capsys, model, monkeypatch):
+    same = "abc", "--model", model, "--max-tokens", "6", "--seed", "4", "--ignore-eos"
+    assert run(*same, "--overlap", "off") == 0
+    expected = capsys.readouterr().out
+    monkeypatch.delattr(Runner, "run")
+    assert run(*same, "--overlap", "on") == 0
+    assert capsys.readouterr().out == expected
+
+
 def test_several_samples_have_headers(capsys, model):
     assert run("abc", "--model", model, "-n", "3", "--max-tokens", "2", "--ignore-eos") == 0
     out = capsys.readouterr().out

@@ -28,7 +28,7 @@ def capture(monkeypatch) -> ReplayCapture:
     """What LLMs that are made from here on capture with."""
     poison(monkeypatch)
     made = ReplayCapture(monkeypatch)
-    monkeypatch.setattr("treeserve.llm._make_capture", lambda *_: made)
+    monkeypatch.setattr("treeserve.building._make_capture", lambda *_: made)
     return made
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_captured_runs_eager_for_good_with_one_warning(
     at, checkpoint_of, monkeypatch, caplog
 ):
     failing = Failing(at)
-    monkeypatch.setattr("treeserve.llm._make_capture", lambda *_: failing)
+    monkeypatch.setattr("treeserve.building._make_capture", lambda *_: failing)
     folder = checkpoint_of("llama")
     llm = make_llm(folder)
     plain = drawn(without_graphs(make_llm(folder)).generate(PROMPTS, DRAWS))

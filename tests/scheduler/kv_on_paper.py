@@ -46,10 +46,12 @@ class PaperDevice:
         self.num_rows = 0
         self.num_prompt_rows = 0
         self.stored_prompts: list[Context] = []
+        self.last_drawn: list[int] = []
 
     def run(self, step: Step) -> list[int]:
+        token_ids = [t if t >= 0 else self.last_drawn[-1 - t] for t in step.token_ids.tolist()]
         for token, position, slot in zip(
-            step.token_ids.tolist(),
+            token_ids,
             step.positions.tolist(),
             step.write_slots.tolist(),
             strict=True,
@@ -58,13 +60,21 @@ class PaperDevice:
                 self.slots[slot] = (token, position)
         contexts = self._attend(step)
         for row, context in enumerate(contexts):
-            assert context[-1] == step.token_ids[row], f"row {row} does not see itself"
+            assert context[-1] == token_ids[row], f"row {row} does not see itself"
         stored = np.flatnonzero(step.write_slots != NO_SLOT).tolist()
         first_prompt_row = step.num_rows - step.num_prompt_rows
         self.stored_prompts += [contexts[row] for row in stored if row >= first_prompt_row]
         self.num_rows += step.num_rows
         self.num_prompt_rows += step.num_prompt_rows
-        return self._draw(step, [contexts[row] for row in step.logits_rows.tolist()])
+        self.last_drawn = self._draw(step, [contexts[row] for row in step.logits_rows.tolist()])
+        return self.last_drawn
+
+    def spoil(self, step: Step) -> None:
+        """The step went wrong: what it wrote is worth nothing."""
+        for slot in step.write_slots[step.write_slots != NO_SLOT].tolist():
+            self.slots[slot] = None
+        for keep in step.keeps:
+            self.kept[keep.kept_index] = None
 
     def _attend(self, step: Step) -> list[Context]:
         plan = step.plan
@@ -125,10 +135,14 @@ class Update:
 
 
 def complete(scheduler: Scheduler, step: Step, tokens: Sequence[int]) -> list[Update]:
-    """Fold the tokens back and say of each what came of it."""
+    """Fold the tokens back and say of each what came of it, if it is anybody's."""
     reasons = {end.draw_index: end for end in scheduler.complete(step, tokens)}
+    lost = scheduler.lost_draws
+    assert not lost & reasons.keys()
     updates = []
     for index, (key, token) in enumerate(zip(step.draws.samples, tokens, strict=True)):
+        if index in lost:
+            continue
         end = reasons.get(index)
         assert end is None or (end.request_id, end.sample_index) == key
         updates.append(Update(*key, token, None if end is None else end.reason))

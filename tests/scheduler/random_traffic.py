@@ -14,6 +14,7 @@ from kv_on_paper import (
     run_alone,
     run_until_idle,
 )
+from overlapped import Overlapped
 
 from treeserve.config import SchedulerConfig
 from treeserve.scheduler.plan.cost import CostModel
@@ -31,9 +32,12 @@ MAX_CONTEXT = 90
 
 
 class Traffic:
-    """Random trees of prompts, sent to one scheduler in bursts, and whatever may go wrong."""
+    """Random trees of prompts, sent to one scheduler in bursts, and whatever may go wrong.
 
-    def __init__(self, seed: int, *, check: bool) -> None:
+    overlap: Whether each step is decided before the one before is read; then steps fail, too.
+    """
+
+    def __init__(self, seed: int, *, check: bool, overlap: bool = False) -> None:
         self.random = np.random.default_rng(seed)
         self.check = check
         self.now = 0.0
@@ -54,10 +58,11 @@ class Traffic:
         )
         self.scheduler = Scheduler(self.config, COST_MODELS[seed // 4 % 4], clock=lambda: self.now)
         self.device: PaperDevice = make_device(self.config, self.alphabet)
+        self.overlapped = Overlapped(self.scheduler, self.device, self._done) if overlap else None
         self.requests: dict[str, ScheduledRequest] = {}
         self.updates: list[Update] = []
         self.cut_short: set[str] = set()
-        self.num_trees = self.num_steps = self.num_operations = 0
+        self.num_trees = self.num_steps = self.num_operations = self.num_failed = 0
 
     def run(self, num_trees: int) -> None:
         while self.num_trees < num_trees:
@@ -65,6 +70,10 @@ class Traffic:
             for _ in range(self.random.integers(1, 16)):
                 self.step()
                 self.disturb()
+        if self.overlapped is not None:
+            while self.overlapped.has_work:
+                self.step()
+            return
         steps, updates = run_until_idle(self.scheduler, self.device, check=self.check)
         self._note_expired()
         self.num_steps += len(steps)
@@ -121,6 +130,9 @@ class Traffic:
         self.requests[child.request_id] = child
 
     def step(self) -> None:
+        if self.overlapped is not None:
+            self._overlapped_step(self.overlapped)
+            return
         step = self.scheduler.schedule()
         self._note_expired()
         if step is None:
@@ -132,6 +144,22 @@ class Traffic:
         self.now += 0.1
         self.updates += complete(self.scheduler, step, tokens)
         self._done()
+
+    def _overlapped_step(self, overlapped: Overlapped) -> None:
+        self.num_steps += 1
+        self.now += 0.1
+        what = self.random.random()
+        failed: list[str] = []
+        if what < 0.01 and overlapped.flying is not None:
+            failed = overlapped.fail_to_read()
+        elif what < 0.02:
+            updates, failed = overlapped.fail_to_launch(reads_first=what < 0.015)
+            self.updates += updates
+        else:
+            self.updates += overlapped.step()
+        self.cut_short.update(failed)
+        self.num_failed += bool(failed)
+        self._note_expired()
 
     def disturb(self) -> None:
         what = self.random.random()

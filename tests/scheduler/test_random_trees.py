@@ -15,9 +15,12 @@ MIN_CHECKED_OPERATIONS = 500
 """Of each checked seed: all of them together are tens of thousands."""
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("seed", range(NUM_CHECKED_SEEDS))
-def test_every_sample_is_what_it_would_be_alone_and_the_books_always_balance(seed, record_property):
-    traffic = Traffic(seed, check=True)
+def test_every_sample_is_what_it_would_be_alone_and_the_books_always_balance(
+    seed, overlap, record_property
+):
+    traffic = Traffic(seed, check=True, overlap=overlap)
     while traffic.num_operations < MIN_CHECKED_OPERATIONS:
         traffic.run(traffic.num_trees + 4)
     record_property("checked_operations", traffic.num_operations)
@@ -46,6 +49,24 @@ def test_the_random_trees_are_many_and_visit_what_is_rare(record_property):
     assert sum(c.preempted_samples for c in counts) > 100
     assert sum(c.tally.num_forked for c in counts) > 100
     assert sum(c.tally.num_expired for c in counts) > 10
+
+
+def test_overlapped_steps_visit_what_is_rare_and_every_sample_is_what_it_would_be_alone():
+    runs = [Traffic(2000 + seed, check=False, overlap=True) for seed in range(NUM_SEEDS)]
+    for run in runs:
+        run.run(num_trees=9)
+        run.assert_as_alone()
+        counts = run.scheduler.counts()
+        assert counts.used_pages == counts.cached_pages, "only the tree holds pages"
+    counts = [run.scheduler.counts() for run in runs]
+    assert sum(r.overlapped.num_lost for r in runs) > 100
+    assert sum(r.overlapped.num_settled for r in runs) > 100
+    assert sum(r.num_failed for r in runs) > 50
+    assert sum(c.preempted_samples for c in counts) > 50
+    assert sum(c.tally.num_forked for c in counts) > 100
+    assert sum(c.tally.num_expired for c in counts) > 10
+    steps = [step for run in runs for step in run.overlapped.steps]
+    assert sum((step.token_ids < 0).any() for step in steps) > len(steps) // 2
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -20,6 +20,7 @@ from kv_on_paper import (
     run_alone,
     run_until_idle,
 )
+from overlapped import Overlapped
 
 from treeserve.config import SchedulerConfig
 from treeserve.scheduler.plan.cost import CostModel
@@ -45,8 +46,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         reserve=st.sampled_from([0.0, 0.0, 0.4, 1.0]),
         item_cost=st.sampled_from([0.0, 6.0]),
         max_item_tokens=st.sampled_from([None, 5]),
+        overlap=st.booleans(),
     )
-    def start(self, page_size, num_slots, item_cost, max_item_tokens, **options):
+    def start(self, page_size, num_slots, item_cost, max_item_tokens, overlap, **options):
         self.config = SchedulerConfig(
             num_pages=num_slots // page_size,
             page_size=page_size,
@@ -60,6 +62,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.scheduler = Scheduler(self.config, cost_model, clock=lambda: self.now)
         self.device = make_device(self.config, ALPHABET)
+        self.overlapped = None
+        if overlap:
+            self.overlapped = Overlapped(self.scheduler, self.device, self.scheduler.check)
         self.alive: dict[str, dict[int, list[int]]] = {}
         self.drawn: dict[tuple[str, int], list[int]] = {}
         self.requests: dict[str, object] = {}
@@ -133,6 +138,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(num_steps=st.integers(1, 12), seconds=st.sampled_from([0.0, 0.1]))
     def step(self, num_steps, seconds):
         for _ in range(num_steps):
+            if self.overlapped is not None:
+                self._step_overlapped(self.overlapped, seconds)
+                continue
             step = self.scheduler.schedule()
             self._forget_expired()
             if step is None:
@@ -150,8 +158,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def wait(self, seconds):
         self.now += seconds
 
-    @rule()
-    def fail(self):
+    @rule(what=st.sampled_from(["read", "launch", "launch and then read"]))
+    def fail(self, what):
+        if self.overlapped is not None:
+            self._fail_overlapped(self.overlapped, what)
+            return
         step = self.scheduler.schedule()
         self._forget_expired()
         if step is None:
@@ -229,7 +240,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "scheduler"):
             return
-        _, updates = run_until_idle(self.scheduler, self.device)
+        if self.overlapped is not None:
+            updates = self.overlapped.run_until_idle()
+        else:
+            _, updates = run_until_idle(self.scheduler, self.device)
         self._forget_expired()
         for update in updates:
             self._fold_back(update, may_ask_usage=False)
@@ -239,6 +253,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.clear_cache()
         self.scheduler.check()
         assert self.scheduler.counts().used_pages == 0
+
+    def _step_overlapped(self, overlapped, seconds):
+        now = self.now
+        updates = overlapped.step()
+        self.now += seconds
+        self._fold_all(updates)
+        self._forget_expired(now)
+
+    def _fail_overlapped(self, overlapped, what):
+        num_steps, failed = len(overlapped.steps), []
+        if what != "read":
+            updates, failed = overlapped.fail_to_launch(reads_first=what == "launch and then read")
+            self._fold_all(updates)
+        elif overlapped.flying is not None:
+            failed = overlapped.fail_to_read()
+        self._forget_expired(self.now if len(overlapped.steps) > num_steps else -np.inf)
+        for request_id in failed:
+            self._assert_usage(request_id)
+            del self.alive[request_id]
+
+    def _fold_all(self, updates):
+        for update in updates:
+            self._fold_back(update, may_ask_usage=False)
 
     def _add(self, prompt, **options):
         each = request(f"r{len(self.requests)}", prompt, **options)
@@ -264,11 +301,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             del self.alive[update.request_id][update.sample_index]
             self._forget_if_done(update.request_id)
 
-    def _forget_expired(self):
+    def _forget_expired(self, now=None):
+        now = self.now if now is None else now
         for request_id in self.scheduler.take_expired():
             assert self.requests[request_id].deadline <= self.now
             del self.alive[request_id]
-        assert all((self.requests[r].deadline or np.inf) > self.now for r in self.alive)
+        assert all((self.requests[r].deadline or np.inf) > now for r in self.alive)
 
     def _forget_if_done(self, request_id):
         if not self.alive[request_id]:

@@ -12,12 +12,12 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from treeserve import LLM, PromptTree, SamplingParams
+from treeserve.building import build_engine
 from treeserve.client import AsyncClient
 from treeserve.config import EngineOptions
 from treeserve.engine import Engine
 from treeserve.errors import InvalidRequest
 from treeserve.generation import TextService
-from treeserve.llm import build_engine
 from treeserve.loop import EngineLoop
 from treeserve.metrics import Metrics
 from treeserve.pb import generation_pb2 as pb

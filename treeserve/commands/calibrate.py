@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None and args.threads < 1:
         raise ConfigError(f"--threads: must be at least 1, got {args.threads}")
 
+    from treeserve.building import load_subject
     from treeserve.calibration.store import calibration_path, find_calibration
     from treeserve.config import EngineOptions
-    from treeserve.llm import load_subject
 
     with _threads(args.threads):
         subject, device = load_subject(EngineOptions(**given_engine_options(args)))

@@ -11,6 +11,7 @@ from treeserve.config import (
     CalibrationMode,
     CudaGraphsMode,
     DtypeName,
+    OverlapMode,
     PolicyName,
     SharingMode,
 )
@@ -28,6 +29,7 @@ ENGINE_OPTIONS = (
     "reserve",
     "calibration",
     "cuda_graphs",
+    "overlap",
 )
 
 
@@ -136,6 +138,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(CudaGraphsMode),
         help="launch steps in which every sample decodes as one CUDA graph each; default: auto, on "
         "cuda with the triton backend; off: kernel by kernel, which takes less memory",
+    )
+    add(
+        "--overlap",
+        choices=get_args(OverlapMode),
+        help="on: the next step is decided and launched while the device works on this one; off: "
+        "one after the other; default: auto, on with cuda and off with a CPU",
     )
 
 

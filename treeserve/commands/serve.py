@@ -25,7 +25,7 @@ from treeserve.server.config import (
 )
 
 if TYPE_CHECKING:
-    from treeserve.llm import BuiltEngine
+    from treeserve.building import BuiltEngine
     from treeserve.server.app import Server
 
 logger = logging.getLogger(__name__)
@@ -128,8 +128,8 @@ async def _load_unless(interrupted: asyncio.Event, engine_options: dict[str, Any
     loaded: asyncio.Future[BuiltEngine] = loop.create_future()
 
     def load() -> None:
+        from treeserve.building import build_engine
         from treeserve.config import EngineOptions
-        from treeserve.llm import build_engine
 
         try:
             built = build_engine(EngineOptions(**engine_options))

@@ -1,0 +1,164 @@
+"""The building of an engine from options: model, KV cache, backend, runner, scheduler."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from treeserve.attention.backend import AttentionBackend, make_backend
+from treeserve.calibration.choice import choose_cost_model
+from treeserve.calibration.subject import Subject, make_subject
+from treeserve.config import (
+    BackendName,
+    CudaGraphsMode,
+    EngineOptions,
+    ModelConfig,
+    OverlapMode,
+    SchedulerConfig,
+)
+from treeserve.cuda_capture import CudaCapture
+from treeserve.engine import Engine
+from treeserve.errors import ConfigError
+from treeserve.kv_cache import KVCache
+from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
+from treeserve.prompt import Prompter
+from treeserve.runner import Runner
+from treeserve.scheduler.scheduler import Scheduler
+from treeserve.tokenizer import Tokenizer
+
+CPU_POOL_BYTES = 1 << 30
+CUDA_POOL_FRACTION = 0.8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuiltEngine:
+    """An engine and what belongs to it."""
+
+    engine: Engine
+    prompter: Prompter
+    model: LoadedModel
+    backend: str
+    num_pages: int
+
+
+def build_engine(options: EngineOptions) -> BuiltEngine:
+    """Load the model and put an engine around it.
+
+    Raises:
+        ConfigError: An option is out of range.
+        ModelError: The model cannot be loaded or served.
+    """
+    model_config = _model_config(options)
+    _scheduler_config(options, 1)
+    device = resolve_device(options.device)
+    tokenizer = Tokenizer.load(resolve_model(options.model))
+    model = load_model(model_config)
+    num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
+    config = _scheduler_config(options, num_pages)
+    backend_name = _backend_name(options.backend, device)
+    runner = Runner(
+        model,
+        _make_backend(backend_name, model, config),
+        config.kept_logits,
+        capture=_make_capture(options.cuda_graphs, backend_name, device),
+        max_graph_rows=config.max_running,
+    )
+    prompter = Prompter(
+        tokenizer,
+        vocabulary_size=model.vocabulary_size,
+        max_positions=model.max_positions,
+        end_token_ids=model.end_token_ids,
+    )
+    cost_model = choose_cost_model(options.calibration, _subject(model, backend_name))
+    scheduler = Scheduler(config, cost_model)
+    engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))
+    return BuiltEngine(engine, prompter, model, backend_name, num_pages)
+
+
+def load_subject(options: EngineOptions) -> tuple[Subject, torch.device]:
+    """What an engine of these options looks for a calibration of, and the device to measure on.
+
+    Raises:
+        ConfigError: An option is out of range.
+        ModelError: The model cannot be loaded or served.
+    """
+    config = _model_config(options)
+    backend_name = _backend_name(options.backend, resolve_device(options.device))
+    model = load_model(config)
+    return _subject(model, backend_name), model.device
+
+
+def _model_config(options: EngineOptions) -> ModelConfig:
+    return ModelConfig(
+        model=options.model,
+        dtype=options.dtype,
+        device=options.device,
+        backend=options.backend,
+        calibration=options.calibration,
+        cuda_graphs=options.cuda_graphs,
+        overlap=options.overlap,
+    )
+
+
+def _scheduler_config(options: EngineOptions, num_pages: int) -> SchedulerConfig:
+    given = num_pages if options.num_pages is None else options.num_pages
+    return SchedulerConfig(
+        num_pages=given,
+        page_size=options.page_size,
+        token_budget=options.token_budget,
+        max_running=min(options.max_running, options.token_budget),
+        sharing=options.sharing,
+        policy=options.policy,
+        reserve=options.reserve,
+    )
+
+
+def _backend_name(name: BackendName, device: torch.device) -> str:
+    if name == "auto":
+        return "triton" if device.type == "cuda" else "torch"
+    if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(f"backend: triton needs a CUDA device, not {device}; try backend=torch")
+    return name
+
+
+def _make_capture(
+    mode: CudaGraphsMode, backend_name: str, device: torch.device
+) -> CudaCapture | None:
+    has_graphs = device.type == "cuda" and backend_name == "triton"
+    if mode == "on" and not has_graphs:
+        raise ConfigError(
+            f"cuda_graphs: on needs device cuda with the triton backend, not {device} with "
+            f"{backend_name}; try auto"
+        )
+    return CudaCapture(device) if has_graphs and mode != "off" else None
+
+
+def _overlaps(mode: OverlapMode, device: torch.device) -> bool:
+    return device.type == "cuda" if mode == "auto" else mode == "on"
+
+
+def _subject(model: LoadedModel, backend_name: str) -> Subject:
+    return make_subject(model.layers, backend_name, model.dtype, model.device)
+
+
+def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> AttentionBackend:
+    cache = KVCache(
+        [(layer.num_kv_heads, layer.head_dim) for layer in model.layers],
+        num_slots=config.num_pages * config.page_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
+    return make_backend(name, cache, group)
+
+
+def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:
+    budget = CPU_POOL_BYTES
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        budget = int(free_bytes * CUDA_POOL_FRACTION)
+    shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
+    num_pages = budget // (KVCache.bytes_per_slot(shapes, model.dtype) * page_size)
+    if num_pages < 1:
+        raise ConfigError("num_pages: there is no memory left for a single page of KV")
+    return int(num_pages)
