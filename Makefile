@@ -51,8 +51,18 @@ bench: $(STAMP) ## sharing on against off, interleaved, on this machine
 aot: $(STAMP) ## compile every kernel for sm_80 and sm_90 (needs no GPU); registers, shared memory, spills
 	$(BIN)/python -m treeserve.kernels.aot
 
-gpu: $(STAMP) ## values of the kernels against the reference, on a CUDA machine
-	$(BIN)/treeserve bench attention
+# A CUDA machine's own Python has the torch that fits it, so this makes no virtual environment:
+# `make gpu PYTHON=/path/to/python3` where it is not python3. A wrong value (status 1) does not keep
+# the second benchmark from running; a machine without CUDA does.
+GPU_ATTENTION_SECONDS ?= 270
+GPU_DECODE_SECONDS ?= 165
+gpu: ## values and speed on a CUDA machine in under 8 minutes, with PYTHON as it is, no .venv
+	@$(PYTHON) -c 'import treeserve.commands.main' || { echo "first: $(PYTHON) -m pip install \
+		--no-deps --no-build-isolation -e . (beside torch, triton, transformers)"; exit 2; }
+	$(PYTHON) -m treeserve bench attention --time-limit $(GPU_ATTENTION_SECONDS) \
+		--output gpu-attention.json; first=$$?; test $$first -le 1 || exit $$first; \
+	$(PYTHON) -m treeserve bench decode --device cuda --time-limit $(GPU_DECODE_SECONDS) \
+		--output gpu-decode.json && exit $$first
 
 train: $(STAMP) ## train the embedded model again (about a quarter of an hour on two cores)
 	$(BIN)/python -m treeserve.contest.train --output treeserve/embedded/checkpoint

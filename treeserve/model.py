@@ -112,14 +112,27 @@ def load_model(config: ModelConfig) -> LoadedModel:
     location = resolve_model(config.model)
     hf_config = _load_config(config.model, location)
     _refuse_unsupported(config.model, hf_config)
-    module = _load_module(config, location)
+    return adopt_model(config.model, _load_module(config, location))
+
+
+def adopt_model(name: str, module: PreTrainedModel) -> LoadedModel:
+    """A module of transformers, with its own eager attention, as a model that treeserve can run.
+
+    Args:
+        name: What to call it.
+        module: In evaluation mode, on its device; its attention is replaced.
+
+    Raises:
+        ModelError: It cannot be served; says why.
+    """
     _register_attention()
+    config = _text_config(module.config)
     return LoadedModel(
-        name=config.model,
+        name=name,
         module=module,
-        layers=_attach_attention(config.model, module),
-        vocabulary_size=_text_config(hf_config).vocab_size,
-        max_positions=_text_config(hf_config).max_position_embeddings,
+        layers=_attach_attention(name, module),
+        vocabulary_size=config.vocab_size,
+        max_positions=config.max_position_embeddings,
         end_token_ids=_end_token_ids(module),
         device=module.device,
         dtype=module.dtype,

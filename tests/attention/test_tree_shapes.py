@@ -5,7 +5,7 @@ import torch
 from attention.plans import Item, TreeStep, dense_attention, make_step
 from attention.test_backends import Layer
 
-from treeserve.commands.bench_attention import decode_step
+from treeserve.bench.attention.trees import decode_step
 from treeserve.scheduler.step import Step
 
 TREES = [

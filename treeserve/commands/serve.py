@@ -14,7 +14,6 @@ from treeserve.commands.options import (
     given_engine_options,
     package_version,
 )
-from treeserve.metrics import Metrics
 from treeserve.server.config import (
     DEFAULT_DRAIN_GRACE_SECONDS,
     DEFAULT_GRPC_ADDRESS,
@@ -26,6 +25,7 @@ from treeserve.server.config import (
 
 if TYPE_CHECKING:
     from treeserve.building import BuiltEngine
+    from treeserve.metrics import Metrics
     from treeserve.server.app import Server
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: ServerConfig, engine_options: dict[str, Any]) -> int:
+    from treeserve.metrics import Metrics
     from treeserve.server.app import Server
 
     metrics = Metrics()
@@ -103,7 +104,7 @@ async def _serve(config: ServerConfig, engine_options: dict[str, Any]) -> int:
 
 
 async def _serve_engine(
-    server: "Server", metrics: Metrics, built: "BuiltEngine", signals: "_Signals"
+    server: "Server", metrics: "Metrics", built: "BuiltEngine", signals: "_Signals"
 ) -> None:
     from treeserve.generation import TextService
     from treeserve.loop import EngineLoop

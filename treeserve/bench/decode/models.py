@@ -1,0 +1,68 @@
+"""Models with random weights in well-known shapes, made on the device and never saved."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from treeserve.model import LoadedModel, adopt_model
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+    },
+    "tiny": {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 256,
+        "vocab_size": 512,
+    },
+}
+_MAX_POSITIONS = 131_072
+_GAIN = 1.28
+"""Of a matrix of random weights on vectors of ones: large enough for attention to decide tokens."""
+
+
+def model_config(shape: str) -> PretrainedConfig:
+    """The configuration of a Llama in one of SHAPES."""
+    sizes = SHAPES[shape]
+    return AutoConfig.for_model(
+        "llama",
+        **sizes,
+        max_position_embeddings=_MAX_POSITIONS,
+        initializer_range=_GAIN / sizes["hidden_size"] ** 0.5,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_theta": 500_000.0, "rope_type": "default"},
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
+def make_random_model(shape: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """A Llama with random weights, always the same ones on the same device.
+
+    Args:
+        shape: One of SHAPES.
+        dtype: Of the weights.
+        device: On which they are made.
+
+    Raises:
+        ModelError: It cannot be served.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.device(device):
+        torch.manual_seed(0)
+        module = AutoModelForCausalLM.from_config(
+            model_config(shape), dtype=dtype, attn_implementation="eager"
+        )
+    return adopt_model(f"random {shape}", module.eval())

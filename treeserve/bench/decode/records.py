@@ -1,0 +1,112 @@
+"""The records of a decode benchmark, in the form in which they become JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from treeserve.bench.decode.sides import CEILING, OFF, ON
+
+Status: TypeAlias = Literal["timed", "wrong", "failed", "skipped"]
+"""wrong: sharing changed what was drawn. failed: it broke off. Neither shows times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideRate:
+    """One side's steady decoding: no prefill in it."""
+
+    tokens_per_second: float
+    """Median over the windows."""
+    step_seconds: float
+    windows: int
+    kv_tokens_read: int
+    """A step and layer, at the last window's end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeCase:
+    """One batch under one prefix."""
+
+    batch: int
+    prefix: int
+    status: Status
+    reason: str = ""
+    own_tokens: int = 0
+    """Of each sample behind the prefix, at the last window's end."""
+    num_compared: int = 0
+    """Tokens of sharing on and off that were found the same."""
+    num_parted: int = 0
+    """Samples that parted where rounding decides."""
+    sides: dict[str, SideRate] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> float:
+        """What sharing can gain at most while memory is the limit."""
+        flat = self.prefix + self.own_tokens
+        return flat / (self.prefix / self.batch + self.own_tokens)
+
+    @property
+    def speedup(self) -> float | None:
+        """Sharing on over off."""
+        return self._ratio(ON, OFF)
+
+    @property
+    def share_of_ceiling(self) -> float | None:
+        """Of the tokens per second that the model would have without any attention."""
+        return self._ratio(ON, CEILING)
+
+    @property
+    def flags(self) -> list[str]:
+        """What a reader must not overlook."""
+        found = []
+        if self.speedup is not None and self.speedup > self.bound:
+            found.append(f"above the bound: {self.speedup:.2f}x, can be {self.bound:.2f}x at most")
+        if self.speedup is not None and self.speedup * 1.03 < 1:
+            found.append(f"loss: sharing takes {1 / self.speedup:.2f}x the time")
+        if self.share_of_ceiling is not None and self.share_of_ceiling > 1:
+            found.append(f"above the ceiling: {self.share_of_ceiling:.2f} of it")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "bound": self.bound if self.sides else None,
+            "speedup": self.speedup,
+            "share_of_ceiling": self.share_of_ceiling,
+            "flags": self.flags,
+        }
+
+    def _ratio(self, side: str, other: str) -> float | None:
+        if not self.sides:
+            return None
+        return self.sides[side].tokens_per_second / self.sides[other].tokens_per_second
+
+
+def summarize(cases: Sequence[DecodeCase]) -> dict[str, Any]:
+    """What a longer prefix costs at each batch, and the share of the ceiling."""
+    timed = [case for case in cases if case.sides]
+    batches = sorted({case.batch for case in timed})
+    by_batch = {batch: [case for case in timed if case.batch == batch] for batch in batches}
+    shares = [share for case in timed if (share := case.share_of_ceiling) is not None]
+    return {
+        "num_cases": len(timed),
+        "num_wrong": sum(case.status == "wrong" for case in cases),
+        "num_failed": sum(case.status == "failed" for case in cases),
+        "num_flagged": sum(bool(case.flags) for case in timed),
+        "least_share_of_ceiling": min(shares, default=None),
+        "throughput_change": [_change(own) for own in by_batch.values() if len(own) > 1],
+    }
+
+
+def _change(cases: Sequence[DecodeCase]) -> dict[str, Any]:
+    """From the shortest to the longest prefix, of every side; -0.1 is a tenth less."""
+    shortest = min(cases, key=lambda case: case.prefix)
+    longest = max(cases, key=lambda case: case.prefix)
+    return {
+        "batch": shortest.batch,
+        "from_prefix": shortest.prefix,
+        "to_prefix": longest.prefix,
+        **{
+            side: rate.tokens_per_second / shortest.sides[side].tokens_per_second - 1
+            for side, rate in longest.sides.items()
+        },
+    }

@@ -1,0 +1,90 @@
+"""What the larger benchmarks do with a result: a table, JSON, a file; or show a saved one."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treeserve.errors import ConfigError, TreeserveError
+
+if TYPE_CHECKING:
+    import torch
+
+    from treeserve.bench.table import TableStyle
+
+Render = Callable[[Mapping[str, Any], "TableStyle"], list[str]]
+
+
+def add_result_options(parser: argparse.ArgumentParser) -> None:
+    """How the result is shown and kept, and how long measuring may take."""
+    add = parser.add_argument_group("result").add_argument
+    add("--json", action="store_true", help="one JSON object on stdout in place of the table")
+    add("--markdown", action="store_true", help="tables as Markdown")
+    add("--output", metavar="FILE", help="write the JSON object there too")
+    add("--from", dest="source", metavar="FILE", help="show a result that --output wrote; no run")
+    add(
+        "--time-limit", type=float, metavar="SECONDS",
+        help="about how long it may take: fewer rounds, and what is left out is said; "
+        "default: as long as it takes",
+    )  # fmt: skip
+
+
+def check_result_options(args: argparse.Namespace) -> None:
+    """Raise ConfigError where they cannot be meant; before anything is measured."""
+    if args.json and args.markdown:
+        raise ConfigError("--markdown: not with --json; choose one")
+    if args.time_limit is not None and not args.time_limit > 0:
+        raise ConfigError(f"--time-limit: must be more than 0 seconds, got {args.time_limit:g}")
+    if args.output is not None and not Path(args.output).absolute().parent.is_dir():
+        raise ConfigError(f"--output: there is no folder {Path(args.output).parent}")
+
+
+def show_result(args: argparse.Namespace, result: Mapping[str, Any], render: Render) -> None:
+    """Print it and write it, as the options say.
+
+    Raises:
+        TreeserveError: The file cannot be written.
+    """
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        print("\n".join(render(result, "markdown" if args.markdown else "text")))
+    if args.output is None:
+        return
+    try:
+        Path(args.output).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise TreeserveError(f"--output: cannot write {args.output}: {error.strerror}") from error
+
+
+def read_result(path: str, benchmark: str) -> dict[str, Any]:
+    """A result of this benchmark that --output wrote.
+
+    Raises:
+        ConfigError: It is not there, or something else.
+    """
+    try:
+        result = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"--from: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"--from: {path} is not JSON: {error}") from error
+    if not isinstance(result, dict) or result.get("benchmark") != benchmark:
+        raise ConfigError(f"--from: {path} is no result of `treeserve bench {benchmark}`")
+    return result
+
+
+def resolve_bench_device(name: str, on_a_cpu: str) -> "torch.device":
+    """The device; without CUDA the error says how to run on a CPU.
+
+    Args:
+        name: As the option says.
+        on_a_cpu: A command that works without CUDA.
+    """
+    from treeserve.model import resolve_device
+
+    try:
+        return resolve_device(name)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}; on a CPU: {on_a_cpu}") from error
