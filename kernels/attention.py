@@ -19,6 +19,8 @@ from treeserve.kernels.work_list import WorkList
 
 NO_WINDOW = 1 << 30
 """Wider than any context, and small enough that positions minus it are int32."""
+NUM_COUNTERS = 2
+"""Units of work that were taken in no fixed order, and programs that have ended."""
 CPU_MULTIPROCESSORS = 2
 """Of the device that Triton's interpreter is."""
 
@@ -37,6 +39,7 @@ def attention_states(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     num_programs: int | None = None,
+    counters: Tensor | None = None,
 ) -> None:
     """Write the output of every row with one state, and the states of rows with several.
 
@@ -60,6 +63,9 @@ def attention_states(
         sinks: [num_heads] in q's dtype, contiguous: a logit per head that joins the denominator of
             the rows that are written to `out`. None: none.
         num_programs: Of the launch. None: as many as find room on the device side by side.
+        counters: [2] int32, contiguous, zero: by them programs take the last units of work, and
+            when the launch ends they are zero again. Launches that may run side by side need
+            counters of their own. None: made and cleared for this launch, which takes another.
 
     Raises:
         TypeError, ValueError: An argument is not as said; nothing has been launched.
@@ -82,11 +88,15 @@ def attention_states(
     most = max_pairs(head_dim, q.dtype)
     blocks_per_tile = _blocks_per_tile(work.shape_rows, group, most)
     num_units = work.num_tiles * num_kv_heads * blocks_per_tile
-    checks.check_int32("tiles, for each KV head", num_units)
     if num_programs is None:
         num_programs = _num_multiprocessors(q.device) * config.programs_per_multiprocessor
+    # A program counts on to one unit after the last.
+    checks.check_int32("tiles, for each KV head", num_units + num_programs)
     if num_units == 0:
         return
+    if counters is None:
+        counters = torch.zeros(NUM_COUNTERS, dtype=torch.int32, device=q.device)
+    checks.check_index("counters", counters, NUM_COUNTERS, q.device)
     attention_kernel[(min(num_programs, num_units),)](
         q,
         k_cache,
@@ -107,6 +117,7 @@ def attention_states(
         work.tile_state_ends,
         work.tile_kinds,
         work.shape_starts,
+        counters,
         q.stride(0),
         q.stride(1),
         k_cache.stride(0),

@@ -23,7 +23,8 @@ def attention_config(head_dim: int, dtype: torch.dtype, widest_shape: int) -> At
     """The tiling of a launch whose tiles have at most this shape."""
     if dtype == torch.float32:
         return _FLOAT32_CONFIGS[max(block_of(head_dim), 64)]
-    return _FLOAT16_CONFIGS[max(block_of(head_dim), 64)][widest_shape]
+    tilings = _FLOAT16_CONFIGS.get(block_of(head_dim), _FLOAT16_CONFIGS[64])
+    return tilings[widest_shape]
 
 
 def max_pairs(head_dim: int, dtype: torch.dtype) -> int:
@@ -45,25 +46,34 @@ def block_of(size: int) -> int:
 
 
 # A round's slots are loaded before its K and V, and the pipeline counts that as rounds of its own:
-# with five stages two rounds of K and V are on their way, with three one.
+# with 5 stages there is room for 2 rounds of K and V, and one is on its way while the other is
+# worked on; with 9 there are 4 and 3. A program that has a multiprocessor for itself needs those:
+# 16 KiB on the way are too little for the memory's latency. A single pair is not pipelined: several
+# programs take turns, and no warp of them waits for another.
 _FLOAT16_CONFIGS = {
+    16: (
+        AttentionConfig(block_n=64, num_warps=4, num_stages=2, programs_per_multiprocessor=4),
+        AttentionConfig(block_n=64, num_warps=4, num_stages=5, programs_per_multiprocessor=2),
+        AttentionConfig(block_n=64, num_warps=8, num_stages=9, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=64, num_warps=8, num_stages=9, programs_per_multiprocessor=1),
+    ),
     64: (
         AttentionConfig(block_n=64, num_warps=4, num_stages=2, programs_per_multiprocessor=4),
         AttentionConfig(block_n=64, num_warps=4, num_stages=5, programs_per_multiprocessor=3),
-        AttentionConfig(block_n=64, num_warps=8, num_stages=5, programs_per_multiprocessor=1),
-        AttentionConfig(block_n=64, num_warps=8, num_stages=5, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=64, num_warps=8, num_stages=9, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=64, num_warps=8, num_stages=9, programs_per_multiprocessor=1),
     ),
     128: (
         AttentionConfig(block_n=32, num_warps=4, num_stages=2, programs_per_multiprocessor=4),
         AttentionConfig(block_n=32, num_warps=4, num_stages=5, programs_per_multiprocessor=3),
-        AttentionConfig(block_n=32, num_warps=8, num_stages=5, programs_per_multiprocessor=1),
-        AttentionConfig(block_n=32, num_warps=8, num_stages=5, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=32, num_warps=8, num_stages=9, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=32, num_warps=8, num_stages=9, programs_per_multiprocessor=1),
     ),
     256: (
-        AttentionConfig(block_n=32, num_warps=8, num_stages=2, programs_per_multiprocessor=1),
-        AttentionConfig(block_n=32, num_warps=8, num_stages=3, programs_per_multiprocessor=1),
-        AttentionConfig(block_n=32, num_warps=8, num_stages=3, programs_per_multiprocessor=1),
-        AttentionConfig(block_n=32, num_warps=8, num_stages=3, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=16, num_warps=4, num_stages=2, programs_per_multiprocessor=4),
+        AttentionConfig(block_n=32, num_warps=4, num_stages=5, programs_per_multiprocessor=2),
+        AttentionConfig(block_n=32, num_warps=8, num_stages=5, programs_per_multiprocessor=1),
+        AttentionConfig(block_n=32, num_warps=8, num_stages=5, programs_per_multiprocessor=1),
     ),
 }
 _FLOAT32_CONFIGS = {

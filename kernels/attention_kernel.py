@@ -7,6 +7,7 @@ from treeserve.kernels import tiles
 
 ONE_STATE = tl.constexpr(tiles.ONE_STATE)
 SEVERAL_STATES = tl.constexpr(tiles.SEVERAL_STATES)
+DYNAMIC_LAPS = tl.constexpr(4)
 
 
 @triton.jit(  # type: ignore[untyped-decorator]
@@ -32,6 +33,7 @@ def attention_kernel(
     p_tile_state_ends: tl.tensor,
     p_tile_kinds: tl.tensor,
     p_shape_starts: tl.tensor,
+    p_counters: tl.tensor,
     q_row_stride: tl.tensor,
     q_head_stride: tl.tensor,
     k_slot_stride: tl.tensor,
@@ -57,7 +59,9 @@ def attention_kernel(
     """All tiles of shapes NARROWEST to WIDEST, each for every KV head. Grid: (any number,).
 
     A unit of work is one block of pairs of one tile for one KV head. Units are numbered from the
-    widest shape's on, and program p takes every unit whose number is p modulo the grid.
+    widest shape's on. Program p takes the units whose number is p modulo the grid, but the last
+    DYNAMIC_LAPS of them for each program are taken by whoever is free: how long a unit takes is
+    known only when it is done. Who computes a unit changes none of its values.
     """
     queries = (p_q, q_row_stride, q_head_stride, p_positions, p_item_rows, group)
     items = (p_item_slots, p_item_slot_starts, p_item_slot_ends, p_item_start_positions)
@@ -65,23 +69,25 @@ def attention_kernel(
     options = (scaling, softcap, window)
     outputs = (p_out, p_o, p_lse, p_row_state_starts, p_sinks, has_sinks, num_kv_heads * group)
     units_per_tile = num_kv_heads * blocks_per_tile
-    num_done = 0
+    num_programs = tl.num_programs(0)
+    num_tiles = tl.load(p_shape_starts + WIDEST + 1) - tl.load(p_shape_starts + NARROWEST)
+    num_static = tl.maximum(num_tiles * units_per_tile - DYNAMIC_LAPS * num_programs, num_programs)
+    i_unit = tl.program_id(0)
+    shape_start = 0
     for i_shape in tl.static_range(WIDEST, NARROWEST - 1, -1):
         first_tile = tl.load(p_shape_starts + i_shape)
         num_units = (tl.load(p_shape_starts + i_shape + 1) - first_tile) * units_per_tile
-        num_programs = tl.num_programs(0)
-        first_unit = (tl.program_id(0) + num_programs - num_done % num_programs) % num_programs
-        num_done += num_units
-        for i_unit in tl.range(first_unit, num_units, num_programs, disable_licm=True):
-            i_tile = first_tile + i_unit // units_per_tile
-            i_kv_head = i_unit % units_per_tile // blocks_per_tile
+        shape_end = shape_start + num_units
+        while i_unit < shape_end:
+            i_tile = first_tile + (i_unit - shape_start) // units_per_tile
+            i_kv_head = (i_unit - shape_start) % units_per_tile // blocks_per_tile
             tile = (
                 tl.load(p_tile_items + i_tile),
                 tl.load(p_tile_state_starts + i_tile),
                 tl.load(p_tile_state_ends + i_tile),
                 tl.load(p_tile_kinds + i_tile),
                 i_kv_head,
-                i_unit % blocks_per_tile,
+                (i_unit - shape_start) % blocks_per_tile,
             )
             _attend_tile(
                 tile,
@@ -96,12 +102,25 @@ def attention_kernel(
                 BLOCK_N,
                 HAS_SOFTCAP,
             )
+            i_unit += num_programs
+            if i_unit >= num_static:
+                i_unit = num_static + tl.atomic_add(p_counters, 1, sem="relaxed")
+        shape_start = shape_end
+    # The last to end leaves the counters as it found them, for the next launch.
+    if tl.atomic_add(p_counters + 1, 1) == num_programs - 1:
+        tl.store(p_counters, 0)
+        tl.store(p_counters + 1, 0)
 
 
 @triton.constexpr_function  # type: ignore[untyped-decorator]
 def block_m_of(i_shape: int, min_block_m: int, max_block_m: int) -> int:
     """Pairs of one block of the shape."""
     return min(max(tiles.TILE_PAIRS[i_shape], min_block_m), max_block_m)
+
+
+@triton.constexpr_function  # type: ignore[untyped-decorator]
+def num_softmaxes_of(block_m: int, block_n: int) -> int:
+    return block_n if block_m == 1 else block_m
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -166,9 +185,12 @@ def _attend_tile(
     p_slots = p_item_slots + first_slot
     p_k += i_kv_head.to(tl.int64) * k_head_stride
     p_v += i_kv_head.to(tl.int64) * v_head_stride
-    b_max = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    b_sum = tl.full([BLOCK_M], 0.0, dtype=tl.float32)
-    b_o = tl.full([BLOCK_M, BLOCK_D], 0.0, dtype=tl.float32)
+    # A single pair has a softmax for each of a round's tokens, and they become one at the end: so
+    # its rounds reduce over no token, no warp waits for another, and all keep loads on their way.
+    NUM_SOFTMAXES: tl.constexpr = num_softmaxes_of(BLOCK_M, BLOCK_N)
+    b_max = tl.full([NUM_SOFTMAXES], float("-inf"), dtype=tl.float32)
+    b_sum = tl.full([NUM_SOFTMAXES], 0.0, dtype=tl.float32)
+    b_o = tl.full([NUM_SOFTMAXES, BLOCK_D], 0.0, dtype=tl.float32)
     for MASKED in tl.static_range(2):
         for i_round in range(num_masked if MASKED else num_full):
             if MASKED:
@@ -188,7 +210,7 @@ def _attend_tile(
 
             # Logits in base 2, for exp2 is the hardware's own.
             if BLOCK_M == 1:
-                b_s = tl.sum(b_q.to(tl.float32) * b_k.to(tl.float32), axis=1)[None, :]
+                b_s = tl.sum(b_q.to(tl.float32) * b_k.to(tl.float32), axis=1)[:, None]
             else:
                 b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
             if HAS_SOFTCAP:
@@ -200,23 +222,34 @@ def _attend_tile(
             if MASKED:
                 b_after = start_position + o_token[None, :] - b_position[:, None]
                 m_visible = m_token[None, :] & (b_after <= 0) & (b_after > -window)
-                b_s = tl.where(m_visible, b_s, float("-inf"))
+                b_s = tl.where(m_visible.reshape(b_s.shape), b_s, float("-inf"))
 
             b_new_max = tl.maximum(b_max, tl.max(b_s, axis=1))
             b_base = b_new_max
             if MASKED:
-                # A pair that has seen nothing so far: -inf - (-inf) is NaN.
+                # A softmax that has seen nothing so far: -inf - (-inf) is NaN.
                 b_base = tl.where(b_new_max == float("-inf"), 0.0, b_new_max)
             b_p = tl.exp2(b_s - b_base[:, None])
             b_scale = tl.exp2(b_max - b_base)
             b_sum = b_sum * b_scale + tl.sum(b_p, axis=1)
             b_o = b_o * b_scale[:, None]
             if BLOCK_M == 1:
-                b_o += tl.sum(tl.trans(b_p) * b_v.to(tl.float32), axis=0)[None, :]
+                b_o += b_p * b_v.to(tl.float32)
             else:
                 b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o, input_precision=PRECISION)
             b_max = b_new_max
+    if BLOCK_M == 1:
+        b_max, b_sum, b_o = _one_softmax(b_max, b_sum, b_o)
     _store(outputs, tile, p_item_rows, group, b_max, b_sum, b_o, HEAD_DIM, BLOCK_D, BLOCK_M)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _one_softmax(b_max: tl.tensor, b_sum: tl.tensor, b_o: tl.tensor) -> tl.tuple:
+    """The softmax of all tokens, from those of some each."""
+    b_all = tl.max(b_max, axis=0, keep_dims=True)
+    b_scale = tl.exp2(b_max - tl.where(b_all == float("-inf"), 0.0, b_all))
+    b_sum = tl.sum(b_sum * b_scale, axis=0, keep_dims=True)
+    return b_all, b_sum, tl.sum(b_o * b_scale[:, None], axis=0, keep_dims=True)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

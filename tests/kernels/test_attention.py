@@ -37,7 +37,9 @@ def run_kernel(case: Case, **options) -> Written:
     return Written(o, lse, out)
 
 
-def run_reference(case: Case, *, sinks=None, **options) -> Written:
+def run_reference(
+    case: Case, *, sinks=None, num_programs=None, counters=None, **options
+) -> Written:
     exact = in_float64(case)
     o, lse = reference.attention_states(
         exact.q, exact.k_cache, exact.v_cache, exact.work, scaling=SCALING, **options
@@ -241,6 +243,22 @@ def test_every_head_size_has_a_tiling_for_every_shape():
                 assert attention_config(head_dim, dtype, shape).num_warps in (4, 8)
 
 
+@pytest.mark.parametrize("num_programs", [1, 2, 3, 7, 60])
+def test_launches_share_counters_and_leave_them_at_zero(num_programs):
+    """More units than any fixed share of them, and fewer; each launch finds what the last left."""
+    case = make_case(
+        [Item([row], scattered(0, 5), 0) for row in range(30)],
+        [4] * 30,
+        head_dim=16,
+        num_kv_heads=1,
+    )
+    counters = torch.zeros(2, dtype=torch.int32)
+    first = check(case, num_programs=num_programs, counters=counters)
+    assert counters.tolist() == [0, 0]
+    second = check(case, num_programs=num_programs, counters=counters)
+    assert torch.equal(first.out, second.out)
+
+
 def _with_work(case: Case, **lists) -> Case:
     return dataclasses.replace(case, work=dataclasses.replace(case.work, **lists))
 
@@ -285,9 +303,9 @@ def test_wrong_outputs_are_refused():
     o, lse, out = torch.empty(4, 2, 32), torch.empty(4, 2), torch.empty(2, 2, 32)
     sinks = torch.empty(2)
 
-    def attend(o=o, lse=lse, out=out, sinks=sinks):
+    def attend(o=o, lse=lse, out=out, sinks=sinks, counters=None):
         operands = (case.q, case.k_cache, case.v_cache, case.work)
-        attention_states(*operands, o, lse, out, scaling=1.0, sinks=sinks)
+        attention_states(*operands, o, lse, out, scaling=1.0, sinks=sinks, counters=counters)
 
     for error, name, wrong in (
         (TypeError, "o", {"o": o.half()}),
@@ -297,6 +315,8 @@ def test_wrong_outputs_are_refused():
         (TypeError, "out", {"out": out.half()}),
         (ValueError, "out", {"out": out[:1]}),
         (ValueError, "out", {"out": torch.empty(2, 32, 2).transpose(1, 2)}),
+        (TypeError, "counters", {"counters": torch.zeros(2)}),
+        (ValueError, "counters", {"counters": torch.zeros(1, dtype=torch.int32)}),
         (TypeError, "sinks", {"sinks": sinks.half()}),
         (ValueError, "sinks", {"sinks": sinks[:1]}),
     ):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from treeserve.batch import Batch
 from treeserve.errors import ConfigError
-from treeserve.kernels.attention import attention_states
+from treeserve.kernels.attention import NUM_COUNTERS, attention_states
 from treeserve.kernels.attention_config import max_pairs
 from treeserve.kernels.kv_write import write_kv
 from treeserve.kernels.merge import merge_states
@@ -23,6 +23,8 @@ class TritonBackend:
         if kv_cache.device.type != "cuda" and not triton.knobs.runtime.interpret:
             raise ConfigError(f'backend: "triton" runs on cuda, not on {kv_cache.device}')
         self._kv_cache = kv_cache
+        # Of every layer: they run one after the other, and each leaves zeros.
+        self._counters = torch.zeros(NUM_COUNTERS, dtype=torch.int32, device=kv_cache.device)
         widest_head = max(shape.head_dim for shape in kv_cache.layer_shapes)
         self._shape_rows = rows_of_shapes(group, max_pairs(widest_head, kv_cache.dtype))
 
@@ -69,6 +71,7 @@ class TritonBackend:
             window=window,
             softcap=softcap,
             sinks=sinks,
+            counters=self._counters,
         )
         if work.needs_merge:
             merge_states(o, lse, work.row_states, work.row_state_starts, sinks, out)

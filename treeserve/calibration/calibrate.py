@@ -95,7 +95,13 @@ def calibrate(
 def _make_timer(
     subject: Subject, device: torch.device, trees: Sequence[Tree], slots: Int32Array, seconds: float
 ) -> AttentionTimer:
-    smallest = [make_step(plan(trees[0], slots)) for plan in (flat_workload, shared_workload)]
+    # Kernels differ by how many rows an item has: one tree for each number of rows compiles all.
+    by_rows = {tree[-1].num_nodes: tree for tree in reversed(trees)}
+    smallest = [
+        make_step(plan(tree, slots))
+        for tree in by_rows.values()
+        for plan in (flat_workload, shared_workload)
+    ]
     return AttentionTimer(
         subject,
         device,

@@ -7,6 +7,7 @@ import numpy as np
 from treeserve.calibration.workloads import Tree
 from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.plan.planner import Planner
+from treeserve.scheduler.step import Plan
 from treeserve.scheduler.tail import Tail
 from treeserve.scheduler.tree.segment import Root, Segment
 
@@ -19,11 +20,15 @@ class _Sample:
 
 def shares(tree: Tree, cost_model: CostModel) -> bool:
     """Whether the planner shares anything, with these costs and a sample for each of the rows."""
+    return plan_of(tree, cost_model).counts.num_shared_items > 0
+
+
+def plan_of(tree: Tree, cost_model: CostModel) -> Plan:
+    """The plan of a step, with these costs and a sample for each of the rows."""
     samples = _samples(tree)
     position = sum(level.num_tokens for level in tree) - 1
     positions = np.full(len(samples), position, dtype=np.int32)
-    plan = Planner(cost_model, "on").plan(samples, [], positions)
-    return plan.counts.num_shared_items > 0
+    return Planner(cost_model, "on").plan(samples, [], positions)
 
 
 def _samples(tree: Tree) -> list[_Sample]:
