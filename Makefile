@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard proto/treeserve/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check lint format proto bench gpu aot train clean
+.PHONY: help install sandbox demo serve test check lint format proto bench gpu aot train clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,13 +21,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## a real model solves little contest problems over gRPC, sharing what they share
+# Judging needs it; everything else goes on without.
+sandbox: ## bubblewrap, where it may be installed; says what to do where it may not
+	@command -v bwrap >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& { apt-get install -y --no-install-recommends bubblewrap \
+			|| { apt-get update && apt-get install -y --no-install-recommends bubblewrap; }; } \
+		>/dev/null 2>&1; } || \
+		echo "bubblewrap is not installed, and programs are judged in it: as root, apt-get install -y bubblewrap"
+
+demo: $(STAMP) sandbox ## a real model solves little contest problems over gRPC, sharing what they share
 	$(BIN)/treeserve demo
 
 serve: $(STAMP) ## the server, with the embedded model, on 127.0.0.1
 	$(BIN)/treeserve serve
 
-test: $(STAMP) ## all tests
+test: $(STAMP) sandbox ## all tests
 	$(BIN)/python -m pytest -n 2
 
 check: $(STAMP) ## lint, format, types, import contracts, generated code, layout

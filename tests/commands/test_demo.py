@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from treeserve.commands import demo
 from treeserve.commands.main import main
 from treeserve.contest.compose import generate_problems
 from treeserve.contest.problem import write_problems
+from treeserve.contest.sandbox import bubblewrap
 
 
 @pytest.fixture
@@ -29,6 +31,21 @@ def test_it_asks_a_real_server_and_says_what_sharing_saved(capfd, files, checkpo
     assert "solved 0 of 2 problems; 0 of 8 programs pass every case" in captured.out
     [ratio] = re.findall(r"\((\d+\.\d)x fewer\)\n$", captured.out)
     assert float(ratio) > 2
+
+
+def test_programs_are_judged_in_the_sandbox_or_it_says_in_what_else(capsys, monkeypatch):
+    """Where bubblewrap cannot be had, the demo goes on with programs of a small Python."""
+    [problem] = generate_problems("train", 1)
+    programs = [problem.solution, "print(", problem.solution]
+    found = demo.confinement()
+    assert demo.passed(problem, programs, found) == [True, False, True]
+    assert capsys.readouterr().out.startswith("judging in" if found else "sandbox: ")
+    monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: None)
+    assert demo.confinement() is None
+    out = capsys.readouterr().out
+    assert "bubblewrap is not installed: install bubblewrap (Debian" in out
+    assert "programs that keep to a small Python are run in a confined process instead" in out
+    assert demo.passed(problem, programs, None) == [True, False, True]
 
 
 @pytest.mark.slow

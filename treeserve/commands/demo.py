@@ -1,6 +1,7 @@
 """`treeserve demo`: one GenerateTree call solves contest problems at a real server."""
 
 import argparse
+import os
 import sys
 import time
 import urllib.request
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from treeserve.commands.options import add_engine_options, given_engine_options
 from treeserve.commands.report import summary, total_usage
 from treeserve.commands.server_process import RunningServer, running_server
+from treeserve.contest.judging.judge_samples import judge_programs
 from treeserve.contest.problem import (
     STOP,
     Problem,
@@ -22,7 +24,10 @@ from treeserve.contest.problem import (
     render_question,
     render_task,
 )
+from treeserve.contest.records.embedded import from_embedded
 from treeserve.contest.run_program import judge_many
+from treeserve.contest.sandbox.bubblewrap import NoSandbox
+from treeserve.contest.sandbox.sandbox import Confinement, find_confinement
 from treeserve.embedded import FEW_SHOT_FILE, PROBLEMS_FILE
 from treeserve.errors import ConfigError
 from treeserve.types import Delta, Finished, PromptTree, SamplingParams, Sharing, Usage
@@ -113,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"ready after {time.monotonic() - started:.1f} s: {server.model}")
         answers = _ask(server, tree, args.samples)
         sharing = _sharing(server)
-    _show(_judge(problems, answers), answers, sharing)
+    _show(_judge(problems, answers, confinement()), answers, sharing)
     return 0
 
 
@@ -185,14 +190,37 @@ def _sharing(server: RunningServer) -> Sharing:
     )
 
 
-def _judge(problems: Sequence[Problem], answers: _Answers) -> list[_Solved]:
+def confinement() -> Confinement | None:
+    """Where the programs run, which is printed too; None: there is no bubblewrap."""
+    try:
+        found = find_confinement()
+    except NoSandbox as error:
+        print(error)
+        print("programs that keep to a small Python are run in a confined process instead")
+        return None
+    print(f"judging in {found.description}", flush=True)
+    return found
+
+
+def _judge(
+    problems: Sequence[Problem], answers: _Answers, where: Confinement | None
+) -> list[_Solved]:
     solved = []
     for problem, texts in zip(problems, answers.texts, strict=True):
         programs = [extract_program(text) for text in texts]
-        verdicts = judge_many(problem, programs)
-        passing = {i: programs[i] for i, verdict in enumerate(verdicts) if verdict.passed}
+        results = passed(problem, programs, where)
+        passing = {i: programs[i] for i in range(len(programs)) if results[i]}
         solved.append(_Solved(problem, len(programs), passing))
     return solved
+
+
+def passed(problem: Problem, programs: Sequence[str], where: Confinement | None) -> list[bool]:
+    """Whether each program passes all cases of a problem."""
+    if where is None:
+        return [verdict.passed for verdict in judge_many(problem, programs)]
+    jobs = len(os.sched_getaffinity(0))
+    verdicts = judge_programs(from_embedded(problem), programs, where, jobs)
+    return [verdict.passed for verdict in verdicts]
 
 
 def _show(solved: Sequence[_Solved], answers: _Answers, sharing: Sharing) -> None:

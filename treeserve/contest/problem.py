@@ -111,6 +111,14 @@ def _parse_line(line: str, where: str) -> Problem:
         raise ProblemFileError(f"{where}: not JSON: {error}") from error
     if not isinstance(record, dict):
         raise ProblemFileError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return parse_problem(record, where)
+
+
+def parse_problem(record: Mapping[str, Any], where: str) -> Problem:
+    """The problem of one record.
+
+    Raises ProblemFileError, which names `where` and the field.
+    """
     _check_field_names(record, frozenset(Problem.__dataclass_fields__), where)
     difficulty = record["difficulty"]
     if type(difficulty) is not int or difficulty < 1:

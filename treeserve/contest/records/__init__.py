@@ -1,0 +1,1 @@
+"""Contest problems of public data sets, read into one record."""

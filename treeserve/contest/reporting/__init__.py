@@ -1,0 +1,1 @@
+"""Verdicts become figures and a page."""
