@@ -1,12 +1,13 @@
 """The building of an engine from options: model, KV cache, backend, runner, scheduler."""
 
+import logging
 import os
 from dataclasses import dataclass
 
 import torch
 
 from treeserve.attention.backend import AttentionBackend, make_backend
-from treeserve.calibration.choice import choose_cost_model
+from treeserve.calibration.choice import choose_costs
 from treeserve.calibration.subject import Subject, make_subject
 from treeserve.config import (
     BackendName,
@@ -25,6 +26,8 @@ from treeserve.prompt import Prompter
 from treeserve.runner import Runner
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 CPU_POOL_BYTES = 1 << 30
 CUDA_POOL_FRACTION = 0.8
@@ -53,9 +56,12 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
     device = resolve_device(options.device)
     tokenizer = Tokenizer.load(resolve_model(options.model))
     model = load_model(model_config)
+    backend_name = _backend_name(options.backend, device)
+    # Before the KV pool takes what memory there is: costs may have to be measured.
+    costs = choose_costs(options.calibration, _subject(model, backend_name), device, logger.info)
+    logger.info("attention costs: %s", costs.source)
     num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
     config = _scheduler_config(options, num_pages)
-    backend_name = _backend_name(options.backend, device)
     runner = Runner(
         model,
         _make_backend(backend_name, model, config),
@@ -69,8 +75,7 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         max_positions=model.max_positions,
         end_token_ids=model.end_token_ids,
     )
-    cost_model = choose_cost_model(options.calibration, _subject(model, backend_name))
-    scheduler = Scheduler(config, cost_model)
+    scheduler = Scheduler(config, costs.model)
     engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))
     return BuiltEngine(engine, prompter, model, backend_name, num_pages)
 

@@ -11,7 +11,7 @@ DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 BackendName: TypeAlias = Literal["auto", "reference", "torch", "triton"]
 SharingMode: TypeAlias = Literal["on", "always", "off"]
 PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
-CalibrationMode: TypeAlias = Literal["auto", "off"]
+CalibrationMode: TypeAlias = Literal["auto", "measure", "off"]
 CudaGraphsMode: TypeAlias = Literal["auto", "on", "off"]
 OverlapMode: TypeAlias = Literal["auto", "on", "off"]
 
@@ -54,8 +54,9 @@ class EngineOptions:
     preempted.
     """
     calibration: CalibrationMode = "auto"
-    """auto: what `treeserve calibrate` has measured on this device, if it has; off: built-in costs,
-    so that plans are the same on every machine.
+    """measure: what `treeserve calibrate` has measured on this device, or a measurement now; auto:
+    that on cuda, else what it has measured, if it has; off: built-in costs, so that plans are the
+    same on every machine.
     """
     cuda_graphs: CudaGraphsMode = "auto"
     """Whether steps in which every sample decodes are launched as one CUDA graph each. auto: on
@@ -80,7 +81,9 @@ class ModelConfig:
     backend: BackendName = "auto"
     """auto: triton on cuda, torch on a CPU."""
     calibration: CalibrationMode = "auto"
-    """auto: the stored calibration, where there is one; off: built-in costs."""
+    """measure: the stored calibration, or a new one; auto: that on cuda, else what is stored; off:
+    built-in costs.
+    """
     cuda_graphs: CudaGraphsMode = "auto"
     """auto: on cuda with the triton backend; on: there, or an error; off: never."""
     overlap: OverlapMode = "auto"

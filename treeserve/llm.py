@@ -51,8 +51,9 @@ class LLM:
         policy: Who is admitted next: "tree" (what shares first, with ageing), "fcfs" or "priority".
         reserve: Part of the pages a sample may need in the end that is kept free for it; 1: samples
             are never preempted.
-        calibration: "auto" (what `treeserve calibrate` has measured on this device, if it has) or
-            "off" (built-in costs, so that plans are the same on every machine).
+        calibration: "measure" (what `treeserve calibrate` has measured on this device, or a
+            measurement now), "auto" (that on cuda, else what it has measured, if it has) or "off"
+            (built-in costs, so that plans are the same on every machine).
         cuda_graphs: "auto" (steps in which every sample decodes are one CUDA graph each, on cuda
             with the triton backend), "on" (the same, or an error) or "off" (kernel by kernel).
         overlap: "on" (the next step is decided while the device works on this one), "off" or "auto"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from treeserve.attention.backend import default_cost_model
-from treeserve.calibration.choice import choose_cost_model
+from treeserve.calibration.choice import choose_costs
 from treeserve.calibration.fit import MeasuredPlans, find_crossovers, fit_constants, judge
 from treeserve.calibration.measure import AttentionTimer
 from treeserve.calibration.record import Calibration
@@ -86,5 +86,5 @@ def test_a_calibration_of_the_triton_backend_is_measured_stored_and_planned_by(
         seconds=1.0,
     )
     store_calibration(calibration)
-    assert choose_cost_model("auto", subject) == constants.cost_model()
-    assert choose_cost_model("off", subject) == default_cost_model("triton", 32)
+    assert choose_costs("auto", subject, cpu, print).model == constants.cost_model()
+    assert choose_costs("off", subject, cpu, print).model == default_cost_model("triton", 32)

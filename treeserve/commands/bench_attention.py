@@ -1,7 +1,7 @@
 """`treeserve bench attention`: values against the reference, then times, beside other kernels."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from treeserve.commands.bench_result import (
     add_result_options,
@@ -11,13 +11,13 @@ from treeserve.commands.bench_result import (
     show_result,
 )
 from treeserve.commands.progress import ProgressLine
+from treeserve.config import CalibrationMode
 from treeserve.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
     from treeserve.bench.attention.suite import SuiteOptions
-    from treeserve.bench.costs import Costs
 
 _DESCRIPTION = """\
 One layer's decode attention over trees: a batch of samples, one under each leaf. First the values
@@ -57,9 +57,9 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--device", default="cuda", help="default: %(default)s")
     add("--rounds", type=int, default=20, help="timed runs of each side; default: %(default)s")
     add(
-        "--calibration", choices=("measure", "auto", "off"),
-        help="costs that plans are made by; measure (default on cuda): as `treeserve calibrate` "
-        "would, where nothing is stored; auto (default on a CPU): what is stored; off: built-in",
+        "--calibration", default="auto", choices=get_args(CalibrationMode),
+        help="costs that plans are made by; measure: as `treeserve calibrate` would, where nothing "
+        "is stored; default: auto, that on cuda, else what is stored; off: built-in ones",
     )  # fmt: skip
     add(
         "--values", default="all", choices=("all", "trees"),
@@ -101,7 +101,7 @@ def _suite_options(args: argparse.Namespace, device: "torch.device") -> "SuiteOp
     trees = tuple(args.tree or TREES)
     for tree in trees:
         parse_tree(tree)
-    costs: Costs = args.calibration or ("measure" if device.type == "cuda" else "auto")
+    costs: CalibrationMode = args.calibration
     return SuiteOptions(
         trees=trees,
         shapes=_shapes(args),

@@ -1,7 +1,7 @@
 """`treeserve bench decode`: tokens per second of the whole engine against batch and prefix."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from treeserve.commands.bench_result import (
     add_result_options,
@@ -11,6 +11,7 @@ from treeserve.commands.bench_result import (
     show_result,
 )
 from treeserve.commands.progress import ProgressLine
+from treeserve.config import CalibrationMode
 from treeserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--device", default="auto", help="default: cuda where there is one, else cpu")
     add("--backend", choices=("torch", "triton"), help="default: triton on cuda, else torch")
     add(
-        "--calibration", choices=("measure", "auto", "off"),
+        "--calibration", default="auto", choices=get_args(CalibrationMode),
         help="costs that plans are made by, as for bench attention",
     )  # fmt: skip
     add_result_options(parser)
@@ -96,7 +97,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         rounds=args.rounds,
         time_limit=args.time_limit,
         backend=backend,
-        costs=args.calibration or ("measure" if device.type == "cuda" else "auto"),
+        costs=args.calibration,
     )
     with ProgressLine() as progress:
         return run_decode(lambda: _load(args, device), options, progress.start)

@@ -130,8 +130,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--calibration",
         choices=get_args(CalibrationMode),
-        help="costs by which sharing is planned; default: auto, as `treeserve calibrate` has "
-        "measured them, if it has; off: built-in ones",
+        help="costs by which sharing is planned; measure: as `treeserve calibrate` has measured "
+        "them, or measured now, in about ten seconds; default: auto, that on cuda, else what it "
+        "has measured, if it has; off: built-in ones",
     )
     add(
         "--cuda-graphs",

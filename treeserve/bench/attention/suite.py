@@ -14,10 +14,12 @@ from treeserve.bench.attention.records import CaseResult, ValuesResult
 from treeserve.bench.attention.sides import first_line
 from treeserve.bench.attention.summary import summarize
 from treeserve.bench.attention.values import check_values, value_cases
-from treeserve.bench.costs import Costs, PlanningCosts, planning_costs
 from treeserve.bench.deadline import Allowance, Deadline
 from treeserve.bench.machine import describe_machine, free_bytes
 from treeserve.bench.timing import Stopwatch
+from treeserve.calibration.choice import PlanningCosts, choose_costs
+from treeserve.calibration.subject import make_subject
+from treeserve.config import CalibrationMode
 from treeserve.probe import AttentionLayer
 
 _VALUES_SHARE = 0.3
@@ -41,7 +43,7 @@ class SuiteOptions:
     """Of every side, at most."""
     time_limit: float | None
     """Seconds."""
-    costs: Costs
+    costs: CalibrationMode
     checks_values: bool
     """Every dtype, head size, group ratio and option first."""
 
@@ -135,7 +137,11 @@ def _measure_cases(
 
 
 def _prepare(
-    measured: _Measured, bench: Bench, shape: Shape, costs: Costs, report: Callable[[str], None]
+    measured: _Measured,
+    bench: Bench,
+    shape: Shape,
+    costs: CalibrationMode,
+    report: Callable[[str], None],
 ) -> None:
     """Rates of the dtype and costs of the shape, each once."""
     if shape.dtype not in measured.rates:
@@ -143,9 +149,9 @@ def _prepare(
         measured.rates[shape.dtype] = rates
     if shape not in measured.costs:
         layer = AttentionLayer(shape.num_kv_heads, shape.head_dim, shape.num_heads, window=None)
-        measured.costs[shape] = planning_costs(
-            [layer] * _NUM_LAYERS, bench.backend, shape.torch_dtype, bench.device, costs, report
-        )
+        layers = [layer] * _NUM_LAYERS
+        subject = make_subject(layers, bench.backend, shape.torch_dtype, bench.device)
+        measured.costs[shape] = choose_costs(costs, subject, bench.device, report)
 
 
 def _finite(seconds: float) -> float | None:

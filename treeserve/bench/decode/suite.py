@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from treeserve.bench.costs import Costs, planning_costs
 from treeserve.bench.deadline import Deadline
 from treeserve.bench.decode.compare import NUM_LIKELIEST, compare_samples
 from treeserve.bench.decode.records import DecodeCase, SideRate, summarize
 from treeserve.bench.decode.sides import OFF, ON, DecodeFailed, DecodeSide, make_sides
 from treeserve.bench.machine import describe_machine, free_bytes, synchronize
-from treeserve.config import DEFAULT_PAGE_SIZE, SchedulerConfig
+from treeserve.calibration.choice import choose_costs
+from treeserve.calibration.subject import make_subject
+from treeserve.config import DEFAULT_PAGE_SIZE, CalibrationMode, SchedulerConfig
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
 
@@ -42,7 +43,7 @@ class DecodeOptions:
     """Windows of each side, at most."""
     time_limit: float | None
     backend: str
-    costs: Costs
+    costs: CalibrationMode
 
     @property
     def max_tokens(self) -> int:
@@ -74,9 +75,8 @@ def run_decode(
     report("making the model")
     model = load()
     dtype = str(model.dtype).removeprefix("torch.")
-    costs = planning_costs(
-        model.layers, options.backend, model.dtype, model.device, options.costs, report
-    )
+    subject = make_subject(model.layers, options.backend, model.dtype, model.device)
+    costs = choose_costs(options.costs, subject, model.device, report)
     num_pages = _pool_pages(model, options)
     config = SchedulerConfig(
         num_pages=num_pages,
