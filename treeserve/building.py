@@ -74,6 +74,7 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         vocabulary_size=model.vocabulary_size,
         max_positions=model.max_positions,
         end_token_ids=model.end_token_ids,
+        limits=options.limits,
     )
     scheduler = Scheduler(config, costs.model)
     engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias, get_args
 
 from treeserve.errors import ConfigError
+from treeserve.types import MAX_TREE_DEPTH
 
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 BackendName: TypeAlias = Literal["auto", "reference", "torch", "triton"]
@@ -19,6 +20,33 @@ DEFAULT_PAGE_SIZE = 16
 DEFAULT_TOKEN_BUDGET = 1024
 DEFAULT_MAX_RUNNING = 256
 DEFAULT_RESERVE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """How much one call may ask for; more is the caller's error, which names the limit."""
+
+    max_prompt_tokens: int | None = None
+    """Of each prompt. None: what the model takes."""
+    max_n: int = 1024
+    """Samples of one prompt."""
+    max_drawn_tokens: int | None = None
+    """n × max_tokens, over all prompts of a call. None: no limit."""
+    max_tree_nodes: int = 4096
+    max_tree_depth: int = MAX_TREE_DEPTH
+    """Levels of branches beneath a trunk."""
+    max_stop_strings: int = 16
+
+    def __post_init__(self) -> None:
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            least = 0 if field_.name in ("max_tree_depth", "max_stop_strings") else 1
+            if value is not None:
+                _require_at_least(field_.name, value, least)
+        if self.max_tree_depth > MAX_TREE_DEPTH:
+            raise ConfigError(
+                f"max_tree_depth: must be at most {MAX_TREE_DEPTH}, got {self.max_tree_depth}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +94,8 @@ class EngineOptions:
     """on: the next step is decided and launched while the device works on this one; off: one after
     the other; auto: on with cuda, off with a CPU, where both would share the processor.
     """
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    """How much one call may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

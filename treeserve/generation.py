@@ -1,15 +1,30 @@
 """Text in, streams of text out, over a running engine: what every door of the service calls."""
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 from treeserve.engine import Engine, EngineEvent, RequestEnded
+from treeserve.errors import EngineStopped
 from treeserve.loop import EngineLoop
 from treeserve.prompt import EncodedPrompt, Prompter, TextStream
 from treeserve.tokenizer import Tokenizer
-from treeserve.types import Delta, Finished, Prompt, PromptTree, SamplingParams
+from treeserve.types import (
+    Caller,
+    Delta,
+    Finished,
+    FinishReason,
+    Prompt,
+    PromptTree,
+    RequestSize,
+    SamplingParams,
+)
 
 Item = Delta | Finished
+Admit = Callable[[RequestSize], AbstractContextManager[object]]
+
+_ANYONE = Caller()
+_CUT_SHORT = (FinishReason.ABORT, FinishReason.ERROR)
 
 
 class TextService:
@@ -27,33 +42,72 @@ class TextService:
         self._prompter = prompter
 
     def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        caller: Caller = _ANYONE,
+        admit: Admit = nullcontext,
     ) -> AsyncGenerator[Item, None]:
         """Samples of one prompt.
 
+        Args:
+            prompt: Text, or token ids.
+            params: None is the defaults.
+            caller: For whom; decides with whom it shares.
+            admit: Called in the event loop when the first item is asked for, before anything
+                reaches the engine; entered while the stream runs, and may refuse it by raising.
+
         Raises:
             InvalidRequest: At once, or when the first item is asked for.
-            EngineStopped: When the first item is asked for.
+            EngineStopped: When the first item is asked for, or when the engine fails.
         """
-        return self._stream([self._prompter.encode(prompt, params)])
+        return self._stream([self._prompter.encode(prompt, params)], caller, admit)
 
-    def generate_tree(self, tree: PromptTree) -> AsyncGenerator[Item, None]:
-        """Samples of every prompt of a tree; raises as generate()."""
-        return self._stream(self._prompter.encode_tree(tree))
+    def generate_tree(
+        self, tree: PromptTree, *, caller: Caller = _ANYONE, admit: Admit = nullcontext
+    ) -> AsyncGenerator[Item, None]:
+        """Samples of every prompt of a tree; as generate()."""
+        return self._stream(self._prompter.encode_tree(tree), caller, admit)
 
-    async def _stream(self, prompts: Sequence[EncodedPrompt]) -> AsyncGenerator[Item, None]:
-        texts = TextStreams(prompts, self._prompter.tokenizer)
-        stream = await self._loop.submit([encoded.request for encoded in prompts])
-        try:
-            async for events in stream:
-                for item in texts.push(events):
-                    if isinstance(item, StoppedSample):
-                        self._loop.abort(item.request_id, item.sample_index)
-                    else:
-                        yield item
-        finally:
-            for request_id in texts.open_requests:
-                self._loop.abort(request_id)
+    async def _stream(
+        self, prompts: Sequence[EncodedPrompt], caller: Caller, admit: Admit
+    ) -> AsyncGenerator[Item, None]:
+        owned = [_owned(encoded, caller) for encoded in prompts]
+        with admit(_size_of(owned)):
+            texts = TextStreams(owned, self._prompter.tokenizer)
+            stream = await self._loop.submit([encoded.request for encoded in owned])
+            try:
+                async for events in stream:
+                    for item in texts.push(events):
+                        if isinstance(item, StoppedSample):
+                            self._loop.abort(item.request_id, item.sample_index)
+                        else:
+                            self._check_alive(item)
+                            yield item
+            finally:
+                for request_id in texts.open_requests:
+                    self._loop.abort(request_id)
+
+    def _check_alive(self, item: Item) -> None:
+        """What an engine cut short because it cannot go on is no sample."""
+        cut_short = isinstance(item, Delta) and item.finish_reason in _CUT_SHORT
+        if cut_short and not self._loop.healthy:
+            raise EngineStopped("the engine failed before the call had ended")
+
+
+def _owned(encoded: EncodedPrompt, caller: Caller) -> EncodedPrompt:
+    request = replace(encoded.request, namespace=caller.namespace, tenant=caller.tenant)
+    return replace(encoded, request=request)
+
+
+def _size_of(prompts: Sequence[EncodedPrompt]) -> RequestSize:
+    def tokens(encoded: EncodedPrompt) -> int:
+        params = encoded.request.params
+        return len(encoded.request.prompt_token_ids) + params.n * params.max_tokens
+
+    sizes = tuple((encoded.path, tokens(encoded)) for encoded in prompts)
+    return RequestSize(sizes, prompts[0].request.request_id)
 
 
 class InPlaceLoop:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+from treeserve.config import RequestLimits
 from treeserve.engine import EngineRequest, RequestEnded, TokenEvent, check_request
 from treeserve.errors import InvalidRequest
 from treeserve.scheduler.request import PromptUsage
 from treeserve.tokenizer import TextDecoder, Tokenizer
 from treeserve.types import (
     DEFAULT_MAX_TOKENS,
-    MAX_TREE_DEPTH,
     Delta,
     Finished,
     FinishReason,
@@ -23,13 +23,11 @@ from treeserve.types import (
     Usage,
 )
 
-MAX_SAMPLES = 1024
 MAX_LOGPROBS = 20
-MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 256
-MAX_TREE_NODES = 4096
 MAX_SEED = (1 << 64) - 1
+_NO_LIMITS = RequestLimits()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +46,7 @@ class Prompter:
         vocabulary_size: Token ids are below this.
         max_positions: Prompt and completion together have at most this many tokens.
         end_token_ids: The model's own end-of-text tokens.
+        limits: How much one prompt or tree may ask for.
     """
 
     def __init__(
@@ -57,7 +56,9 @@ class Prompter:
         vocabulary_size: int,
         max_positions: int,
         end_token_ids: frozenset[int],
+        limits: RequestLimits = _NO_LIMITS,
     ) -> None:
+        self.limits = limits
         self.tokenizer = tokenizer
         self.vocabulary_size = vocabulary_size
         self.max_positions = max_positions
@@ -81,7 +82,14 @@ class Prompter:
             end_token_ids=self._end_token_ids(params),
         )
         check_request(request, self.vocabulary_size, self.max_positions)
-        return EncodedPrompt(path, request)
+        most = self.limits.max_prompt_tokens
+        if most is not None and len(token_ids) > most:
+            raise InvalidRequest(
+                "prompt", f"has {len(token_ids)} tokens; this server takes at most {most}"
+            )
+        encoded = EncodedPrompt(path, request)
+        self._check_drawn("max_tokens", [encoded])
+        return encoded
 
     def encode_tree(self, tree: PromptTree) -> list[EncodedPrompt]:
         """Check and tokenise every prompt of a tree that has samples, depth first.
@@ -89,10 +97,11 @@ class Prompter:
         Raises:
             InvalidRequest: Names the node, the field and the limit.
         """
-        nodes = list(_walk(tree))
+        nodes = list(_walk(tree, self.limits))
         encoded = [self._encode_node(node) for node in nodes if node.num_samples > 0]
         if not encoded:
             raise InvalidRequest("tree", "no node asks for a sample; give at least one node n >= 1")
+        self._check_drawn("tree", encoded)
         return encoded
 
     def check_params(self, params: SamplingParams) -> None:
@@ -108,18 +117,27 @@ class Prompter:
         _check_float("min_p", params.min_p, 0.0, 1.0)
         if params.seed is not None:
             _check_int("seed", params.seed, 0, MAX_SEED)
-        _check_int("n", params.n, 1, MAX_SAMPLES)
+        _check_int("n", params.n, 1, self.limits.max_n)
         most = max(self.max_positions, DEFAULT_MAX_TOKENS)
         _check_int("max_tokens", params.max_tokens, 1, most)
         if params.logprobs is not None:
             _check_int("logprobs", params.logprobs, 0, min(MAX_LOGPROBS, self.vocabulary_size))
-        _check_stop(params.stop)
+        _check_stop(params.stop, self.limits.max_stop_strings)
         if len(params.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise InvalidRequest(
                 "stop_token_ids", f"at most {MAX_STOP_TOKEN_IDS}, got {len(params.stop_token_ids)}"
             )
         for index, token_id in enumerate(params.stop_token_ids):
             _check_int(f"stop_token_ids[{index}]", token_id, 0, self.vocabulary_size - 1)
+
+    def _check_drawn(self, field: str, prompts: Sequence[EncodedPrompt]) -> None:
+        most = self.limits.max_drawn_tokens
+        params = [encoded.request.params for encoded in prompts]
+        asked = sum(entry.n * entry.max_tokens for entry in params)
+        if most is not None and asked > most:
+            raise InvalidRequest(
+                field, f"asks for {asked} tokens, n × max_tokens; this server draws at most {most}"
+            )
 
     def _encode_node(self, node: "_TreeNode") -> EncodedPrompt:
         params = replace(node.params, n=node.num_samples)
@@ -272,7 +290,7 @@ class _TreeNode:
     num_samples: int
 
 
-def _walk(tree: PromptTree) -> Iterator[_TreeNode]:
+def _walk(tree: PromptTree, limits: RequestLimits) -> Iterator[_TreeNode]:
     """Nodes depth first, each with its whole text and the parameters it inherits."""
     stack: list[tuple[PromptTree, tuple[int, ...], str, SamplingParams]]
     stack = [(tree, (), "", SamplingParams())]
@@ -280,21 +298,21 @@ def _walk(tree: PromptTree) -> Iterator[_TreeNode]:
     while stack:
         node, path, prefix, inherited = stack.pop()
         num_nodes += 1
-        if num_nodes > MAX_TREE_NODES:
-            raise InvalidRequest("tree", f"has more than {MAX_TREE_NODES} nodes")
-        if len(path) > MAX_TREE_DEPTH:
-            raise InvalidRequest("tree", f"is deeper than {MAX_TREE_DEPTH} levels")
+        if num_nodes > limits.max_tree_nodes:
+            raise InvalidRequest("tree", f"has more than {limits.max_tree_nodes} nodes")
+        if len(path) > limits.max_tree_depth:
+            raise InvalidRequest("tree", f"is deeper than {limits.max_tree_depth} levels")
         params = node.params or inherited
         text = prefix + node.text
-        yield _TreeNode(path, text, params, _num_samples(node, path))
+        yield _TreeNode(path, text, params, _num_samples(node, path, limits.max_n))
         children = enumerate(node.branches)
         stack.extend(reversed([(child, (*path, i), text, params) for i, child in children]))
 
 
-def _num_samples(node: PromptTree, path: tuple[int, ...]) -> int:
+def _num_samples(node: PromptTree, path: tuple[int, ...], most: int) -> int:
     if node.n is None:
         return 0 if node.branches else 1
-    _check_int(f"{_node_name(path)}.n", node.n, 0, MAX_SAMPLES)
+    _check_int(f"{_node_name(path)}.n", node.n, 0, most)
     return node.n
 
 
@@ -316,11 +334,11 @@ def _check_int(field: str, value: int, least: int, most: int) -> None:
         raise InvalidRequest(field, f"must be between {least} and {most}, got {value}")
 
 
-def _check_stop(stop: Sequence[str]) -> None:
+def _check_stop(stop: Sequence[str], most: int) -> None:
     if isinstance(stop, str):
         raise InvalidRequest("stop", "must be a list of strings, not one string")
-    if len(stop) > MAX_STOP_STRINGS:
-        raise InvalidRequest("stop", f"at most {MAX_STOP_STRINGS} strings, got {len(stop)}")
+    if len(stop) > most:
+        raise InvalidRequest("stop", f"at most {most} strings, got {len(stop)}")
     for index, text in enumerate(stop):
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
             raise InvalidRequest(

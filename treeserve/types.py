@@ -61,6 +61,34 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a request is served; comes from who called, never from what was sent."""
+
+    namespace: str = ""
+    """Requests share only within a namespace."""
+    tenant: str = ""
+    """Whom the work is charged to."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSize:
+    """What the prompts of one call may come to."""
+
+    tokens_by_path: tuple[tuple[tuple[int, ...], int], ...]
+    """Of every prompt, its path in the tree, and its tokens and n × max_tokens together."""
+    first_request_id: str = ""
+    """The engine's, of the first prompt."""
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.tokens_by_path)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(num_tokens for _, num_tokens in self.tokens_by_path)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """Natural-log probability of one drawn token, before temperature and truncation."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 import pytest
@@ -11,8 +12,17 @@ from treeserve.errors import InvalidRequest
 from treeserve.metrics import Metrics
 from treeserve.pb import generation_pb2_grpc
 from treeserve.server.app import Server
-from treeserve.server.config import Address, ServerConfig
-from treeserve.types import Delta, Finished, FinishReason, PromptTree, SamplingParams, Usage
+from treeserve.server.config import Address, LoadConfig, ServerConfig
+from treeserve.types import (
+    Caller,
+    Delta,
+    Finished,
+    FinishReason,
+    PromptTree,
+    RequestSize,
+    SamplingParams,
+    Usage,
+)
 
 USAGE = Usage(
     prompt_tokens=6, cached_tokens=3, shared_tokens=2, computed_tokens=1, completion_tokens=4
@@ -22,8 +32,10 @@ USAGE = Usage(
 class ScriptedTextService:
     """Two deltas for each sample, unless the prompt says otherwise.
 
-    "wait" stops after the first delta until `release` is set; "crash" raises; "invalid FIELD"
-    refuses the request.
+    "wait" stops after the first delta until `release` is set, "queue" before it; "crash" raises;
+    "invalid FIELD" refuses the request; "flood" draws until the stream is closed, as does "burst"
+    after three million characters at once; "much" draws twenty million. A prompt has as many tokens
+    as characters.
     """
 
     def __init__(self) -> None:
@@ -31,20 +43,38 @@ class ScriptedTextService:
         self.waiting = asyncio.Event()
         self.closed = asyncio.Event()
         self.seen: list[tuple[object, SamplingParams | None]] = []
+        self.callers: list[Caller] = []
 
-    def generate(self, prompt, params):
+    def generate(self, prompt, params, *, caller, admit):
         self.seen.append((prompt, params))
+        self.callers.append(caller)
         if isinstance(prompt, str) and prompt.startswith("invalid "):
             raise InvalidRequest(prompt.removeprefix("invalid "), "must be right")
-        return self._stream(prompt, [()], params.n)
+        num_tokens = len(prompt) + params.n * params.max_tokens
+        size = RequestSize((((), num_tokens),))
+        return self._admitted(prompt, [()], params.n, admit(size))
 
-    def generate_tree(self, tree: PromptTree):
+    def generate_tree(self, tree: PromptTree, *, caller, admit):
         self.seen.append((tree, None))
-        return self._stream(tree.text, [(0,), (1, 0)], 1)
+        self.callers.append(caller)
+        paths = [(0,), (1, 0)]
+        size = RequestSize(tuple((path, 10) for path in paths))
+        return self._admitted(tree.text, paths, 1, admit(size))
+
+    async def _admitted(self, prompt, paths, n, admitted):
+        with admitted:
+            async with aclosing(self._stream(prompt, paths, n)) as items:
+                async for item in items:
+                    yield item
 
     async def _stream(self, prompt, paths, n):
         try:
             for path in paths:
+                if prompt == "queue":
+                    self.waiting.set()
+                    await self.release.wait()
+                async for delta in self._flood(prompt, path):
+                    yield delta
                 for index in range(n):
                     yield Delta(path, index, "a", (1,))
                 if prompt == "crash":
@@ -57,6 +87,19 @@ class ScriptedTextService:
                 yield Finished(path, USAGE)
         finally:
             self.closed.set()
+
+    async def _flood(self, prompt, path):
+        if prompt == "much":
+            for _ in range(20_000):
+                yield Delta(path, 0, "x" * 1000, (1,))
+                await asyncio.sleep(0)
+        if prompt == "burst":
+            yield Delta(path, 0, "x" * 3_000_000, (1,))
+            await asyncio.sleep(0)
+            self.waiting.set()
+        while prompt in ("burst", "flood"):
+            yield Delta(path, 0, "x" * 10_000, (1,))
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -76,7 +119,7 @@ async def loading_server(metrics) -> AsyncIterator[Server]:
         grpc_address=Address("127.0.0.1", 0),
         http_address=Address("127.0.0.1", 0),
         drain_grace_seconds=30,
-        max_calls=4,
+        load=LoadConfig(max_calls=4),
     )
     server = Server(config, metrics)
     await server.start()

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from treeserve.server.batching import MAX_DELTAS, batched
+from treeserve.server.refusals import ReaderTooSlow
 from treeserve.types import Delta, Finished, Usage
 
 USAGE = Usage(1, 0, 0, 1, 1)
@@ -22,7 +23,8 @@ async def test_what_comes_together_goes_together_by_prompt():
         yield Finished((0,), USAGE)
         yield Finished((1,), USAGE)
 
-    [batch] = [batch async for batch in batched(stream())]
+    async with batched(stream()) as batches:
+        [batch] = [batch async for batch in batches]
     first, second = batch
     assert [entry.token_ids for entry in first.deltas] == [(1,), (3,)]
     assert (first.path, first.usage) == ((0,), USAGE)
@@ -37,14 +39,14 @@ async def test_nothing_waits_for_what_has_not_come():
         await release.wait()
         yield delta((), 0, 2)
 
-    batches = batched(stream())
-    [first] = await anext(batches)
-    assert len(first.deltas) == 1
-    release.set()
-    [second] = await anext(batches)
-    assert [entry.token_ids for entry in second.deltas] == [(2,)]
-    with pytest.raises(StopAsyncIteration):
-        await anext(batches)
+    async with batched(stream()) as batches:
+        [first] = await anext(batches)
+        assert len(first.deltas) == 1
+        release.set()
+        [second] = await anext(batches)
+        assert [entry.token_ids for entry in second.deltas] == [(2,)]
+        with pytest.raises(StopAsyncIteration):
+            await anext(batches)
 
 
 async def test_a_batch_has_a_largest_size():
@@ -52,7 +54,8 @@ async def test_a_batch_has_a_largest_size():
         for token_id in range(MAX_DELTAS + 5):
             yield delta((), 0, token_id)
 
-    sizes = [len(batch[0].deltas) async for batch in batched(stream())]
+    async with batched(stream()) as batches:
+        sizes = [len(batch[0].deltas) async for batch in batches]
     assert sizes == [MAX_DELTAS, 5]
 
 
@@ -61,10 +64,10 @@ async def test_an_error_comes_after_what_came_before_it():
         yield delta((), 0, 1)
         raise RuntimeError("broken")
 
-    batches = batched(stream())
-    assert len(await anext(batches)) == 1
-    with pytest.raises(RuntimeError, match="broken"):
-        await anext(batches)
+    async with batched(stream()) as batches:
+        assert len(await anext(batches)) == 1
+        with pytest.raises(RuntimeError, match="broken"):
+            await anext(batches)
 
 
 async def test_closing_ends_the_stream():
@@ -77,7 +80,54 @@ async def test_closing_ends_the_stream():
         finally:
             closed.set()
 
-    batches = batched(stream())
-    await anext(batches)
-    await batches.aclose()
+    async with batched(stream()) as batches:
+        await anext(batches)
     assert closed.is_set()
+
+
+async def test_a_reader_that_takes_nothing_is_interrupted_and_the_stream_closed():
+    closed = asyncio.Event()
+
+    async def stream():
+        try:
+            while True:
+                yield delta((), 0, 1)
+                await asyncio.sleep(0)
+        finally:
+            closed.set()
+
+    async def read_one():
+        async with batched(stream(), max_bytes=1000) as batches:
+            await anext(batches)
+            await asyncio.Event().wait()
+
+    with pytest.raises(ReaderTooSlow, match="more than 1000 bytes wait"):
+        await read_one()
+    assert closed.is_set()
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_reader_that_takes_all_may_take_more_than_the_bound_in_all():
+    async def stream():
+        for _ in range(1000):
+            yield delta((), 0, 1)
+            await asyncio.sleep(0)
+
+    async with batched(stream(), max_bytes=1000) as batches:
+        counts = [len(events.deltas) async for batch in batches for events in batch]
+    assert sum(counts) == 1000
+
+
+async def test_a_cancelled_reader_is_cancelled_and_not_slow():
+    async def stream():
+        yield delta((), 0, 1)
+        await asyncio.Event().wait()
+
+    async def read():
+        async with batched(stream(), max_bytes=1000) as batches:
+            async for _ in batches:
+                reading.cancel()
+
+    reading = asyncio.create_task(read())
+    with pytest.raises(asyncio.CancelledError):
+        await reading

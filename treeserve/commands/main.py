@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from treeserve.commands import bench, calibrate, contest, demo, generate, serve
+from treeserve.commands import bench, calibrate, contest, demo, generate, keys, serve
 from treeserve.commands.options import OneLineParser, package_version
 from treeserve.errors import ConfigError, InvalidRequest, TreeserveError
 from treeserve.prompt_tree import TreeFileError
@@ -27,6 +27,7 @@ def make_parser() -> OneLineParser:
         title="commands", metavar="COMMAND", required=True, parser_class=OneLineParser
     )
     serve.add_parser(subparsers)
+    keys.add_parser(subparsers)
     generate.add_parser(subparsers)
     demo.add_parser(subparsers)
     bench.add_parser(subparsers)

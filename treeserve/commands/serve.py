@@ -6,25 +6,25 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
     package_version,
 )
-from treeserve.server.config import (
-    DEFAULT_DRAIN_GRACE_SECONDS,
-    DEFAULT_GRPC_ADDRESS,
-    DEFAULT_HTTP_ADDRESS,
-    DEFAULT_MAX_CALLS,
-    ServerConfig,
-    parse_address,
-)
+from treeserve.commands.serve_options import add_server_options, request_limits, server_config
+from treeserve.errors import ConfigError
+from treeserve.server.config import ServerConfig
+from treeserve.server.engine_watch import EngineWatch
+from treeserve.server.log_format import start_logging
+from treeserve.types import StepNumbers
 
 if TYPE_CHECKING:
     from treeserve.building import BuiltEngine
+    from treeserve.loop import EngineLoop
     from treeserve.metrics import Metrics
     from treeserve.server.app import Server
 
@@ -37,10 +37,14 @@ Serve a model over gRPC (treeserve.v1.GenerationService, grpc.health.v1, reflect
   treeserve serve                                     the embedded model, on this machine only
   treeserve serve --model ./my-llama --dtype bfloat16
   treeserve serve --grpc-address 127.0.0.1:0          any free port; the first line says which
+  treeserve serve --grpc-address [::]:50051 --api-keys keys.jsonl --tls-cert c.pem --tls-key k.pem
 
 SIGTERM or SIGINT drains: new calls are refused, running streams may end. A second stops at once.
-Neither door asks who calls: let only trusted machines reach the addresses.
+SIGHUP reads keys and certificates again, which otherwise happens within seconds of a change.
+docs/security.md says how to let other machines call.
 """
+
+_LOOK_SECONDS = 0.1
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
@@ -49,78 +53,79 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "serve", help="serve a model over gRPC", description=_DESCRIPTION
     )
     parser.set_defaults(run=run, prog=parser.prog)
-    group = parser.add_argument_group("server")
-    group.add_argument(
-        "--grpc-address", default=DEFAULT_GRPC_ADDRESS, metavar="HOST:PORT",
-        help="default: %(default)s; port 0 is any free one",
-    )  # fmt: skip
-    group.add_argument(
-        "--http-address", default=DEFAULT_HTTP_ADDRESS, metavar="HOST:PORT",
-        help="of /metrics, /healthz and /readyz; default: %(default)s",
-    )  # fmt: skip
-    group.add_argument(
-        "--drain-grace", type=float, default=DEFAULT_DRAIN_GRACE_SECONDS, metavar="SECONDS",
-        help="how long running streams may go on after a signal; default: %(default)g",
-    )  # fmt: skip
-    group.add_argument(
-        "--max-calls", type=int, default=DEFAULT_MAX_CALLS, metavar="N",
-        help="generation calls at once, at most; default: %(default)s",
-    )  # fmt: skip
-    group.add_argument(
-        "--log-level", default="warning", choices=("debug", "info", "warning", "error"),
-        help="of the log on stderr; default: %(default)s",
-    )  # fmt: skip
+    add_server_options(parser)
     add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    config = ServerConfig(
-        grpc_address=parse_address("grpc_address", args.grpc_address),
-        http_address=parse_address("http_address", args.http_address),
-        drain_grace_seconds=args.drain_grace,
-        max_calls=args.max_calls,
-    )
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    return asyncio.run(_serve(config, given_engine_options(args)))
+    config = server_config(args)
+    if config.log_prompts and not config.request_log:
+        raise ConfigError("log_prompts: is of no use without --request-log")
+    engine_options = given_engine_options(args) | {"limits": request_limits(args)}
+    start_logging(args.log_level, args.log_format, request_log=config.request_log)
+    return asyncio.run(_serve(config, engine_options))
 
 
 async def _serve(config: ServerConfig, engine_options: dict[str, Any]) -> int:
     from treeserve.metrics import Metrics
     from treeserve.server.app import Server
+    from treeserve.server.tracing import configured_tracing
 
-    metrics = Metrics()
-    server = Server(config, metrics)
+    metrics, watch = Metrics(), EngineWatch()
+    tracing = configured_tracing(os.environ)
+    server = Server(config, metrics, watch, tracing)
     await server.start()
-    signals = _Signals()
+    signals = _Signals(server.reload)
     try:
         built = await _load_unless(signals.first, engine_options)
-        await _serve_engine(server, metrics, built, signals)
+        return await _serve_engine(server, built, signals, _Observers(metrics, watch))
     finally:
         await server.stop()
-    return 0
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 async def _serve_engine(
-    server: "Server", metrics: "Metrics", built: "BuiltEngine", signals: "_Signals"
-) -> None:
+    server: "Server", built: "BuiltEngine", signals: "_Signals", observers: "_Observers"
+) -> int:
     from treeserve.generation import TextService
     from treeserve.loop import EngineLoop
 
-    metrics.set_info(**_info(built))
-    loop = EngineLoop(built.engine, metrics.observe_step)
+    observers.metrics.set_info(**_info(built))
+    observe = partial(observers.observe, built.engine.scheduler.is_waiting)
+    loop = EngineLoop(built.engine, observe)
     loop.start()
     try:
         await server.set_ready(TextService(loop, built.prompter), lambda: loop.healthy)
         print(_startup_line(server, built), flush=True)
-        await signals.first.wait()
+        await _first_of(signals.first.wait(), _failure_of(loop))
+        if not loop.healthy:
+            logger.critical("the engine cannot go on, and the server ends")
+            await server.give_up()
+            return 1
         logger.info("draining %d calls", server.num_calls)
         await _first_of(server.drain(), signals.second.wait())
         await server.stop()
     finally:
         loop.stop()
+    return 0
+
+
+async def _failure_of(loop: "EngineLoop") -> None:
+    while loop.healthy:
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+class _Observers(NamedTuple):
+    """Who is told of every step."""
+
+    metrics: "Metrics"
+    watch: EngineWatch
+
+    def observe(self, is_waiting: Callable[[str], bool], numbers: StepNumbers) -> None:
+        self.metrics.observe_step(numbers)
+        self.watch.observe(numbers, is_waiting)
 
 
 async def _load_unless(interrupted: asyncio.Event, engine_options: dict[str, Any]) -> "BuiltEngine":
@@ -163,13 +168,18 @@ async def _first_of(*awaitables: Coroutine[Any, Any, Any]) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT of this process, first and second."""
+    """SIGTERM and SIGINT of this process, first and second.
 
-    def __init__(self) -> None:
+    Args:
+        on_hangup: What SIGHUP does.
+    """
+
+    def __init__(self, on_hangup: Callable[[], None]) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._receive)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
 
     def _receive(self) -> None:
         (self.second if self.first.is_set() else self.first).set()

@@ -1,9 +1,11 @@
 """The server as a whole: both doors, from binding to the end of a drain."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,16 +13,22 @@ from grpc_reflection.v1alpha import reflection
 
 from treeserve.metrics import Metrics
 from treeserve.server.calls import Calls, Phase
-from treeserve.server.config import MAX_REQUEST_BYTES, Address, BindError, ServerConfig
+from treeserve.server.config import Address, BindError, LoadConfig, ServerConfig
 from treeserve.server.contract import TextService
+from treeserve.server.doorkeeper import Doorkeeper
+from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.http import HttpServer, make_http_app
-from treeserve.server.service import SERVICE_NAME, GenerationService
+from treeserve.server.metrics_door import MetricsDoor
+from treeserve.server.quotas import Quotas
+from treeserve.server.service import SERVICE_NAME, Doors, GenerationService
+from treeserve.server.tls import Tls
+from treeserve.server.tracing import Tracing
+from treeserve.server.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
 _GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -37,21 +45,37 @@ class Server:
     Args:
         config: Where to listen and how much to take.
         metrics: Shown at /metrics, and told of every call.
+        watch: To be told of every step of the engine.
+        tracing: Told of every generation call at its end; None: there is none.
+
+    Raises:
+        ConfigError: A file of keys or certificates is missing or wrong.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        metrics: Metrics,
+        watch: EngineWatch | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._config = config
-        self._calls = Calls(config.max_calls)
-        self._service = GenerationService(self._calls, metrics)
+        self._watch = watch or EngineWatch()
+        self._tls = None if config.tls is None else Tls(config.tls)
+        self.doorkeeper = Doorkeeper(config.access.api_keys, by_certificate=config.by_certificate)
+        load = config.load
+        waiting = WaitingRoom(load.max_waiting_requests, load.max_waiting_tokens, self._watch)
+        self._calls = Calls(load.max_calls, waiting.retry_seconds)
+        doors = Doors(self.doorkeeper, self._calls, Quotas(), waiting, self._watch)
+        self._service = GenerationService(doors, metrics, config, tracing)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
-        self._is_alive: Callable[[], bool] = lambda: True
-        self._grpc = grpc.aio.server(options=_GRPC_OPTIONS)
-        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._grpc)
-        self._http = HttpServer(make_http_app(self._calls, metrics, lambda: self._is_alive()))
-        self._http_task: asyncio.Task[None] | None = None
+        self._engine_is_alive: Callable[[], bool] = lambda: True
+        self._grpc = grpc.aio.server(options=(*_GRPC_OPTIONS, *_load_options(load)))
+        self._add_services()
+        refuse = MetricsDoor(config, self.doorkeeper).refuse
+        app = make_http_app(self._calls, metrics, self.is_alive, refuse)
+        self._http = HttpServer(app, None if self._tls is None else self._tls.http_context())
+        self._tasks: list[asyncio.Task[None]] = []
         self.grpc_address = config.grpc_address
         self.http_address = config.http_address
 
@@ -60,29 +84,45 @@ class Server:
         """Generation calls in flight."""
         return self._calls.num_running
 
+    def is_alive(self) -> bool:
+        """Whether the engine lives, and its steps go on while it has something to do."""
+        stalled_seconds = self._watch.stalled_seconds()
+        return self._engine_is_alive() and stalled_seconds < self._config.stall_seconds
+
+    def reload(self, *, only_if_changed: bool = False) -> None:
+        """Read keys and certificates again; what is wrong is logged, and the old ones stay."""
+        self.doorkeeper.reload(only_if_changed=only_if_changed)
+        if self._tls is not None:
+            self._tls.reload(only_if_changed=only_if_changed)
+
     async def start(self) -> None:
         """Listen on both addresses, which then carry the ports that were chosen.
 
         Raises:
             BindError: An address is in use or cannot be bound.
         """
+        if self._config.shows_keys_in_the_clear:
+            logger.warning("API keys cross the network unencrypted: give --tls-cert and --tls-key")
         http_socket = _bind("http_address", self._config.http_address)
         try:
-            self.grpc_address = _bind_grpc(self._grpc, self._config.grpc_address)
+            self.grpc_address = self._bind_grpc()
         except BindError:
             http_socket.close()
             raise
         self.http_address = Address(self._config.http_address.host, http_socket.getsockname()[1])
         await self._set_health(_NOT_SERVING)
         await self._grpc.start()
-        self._http_task = asyncio.create_task(self._http.serve([http_socket]))
+        self._tasks = [
+            asyncio.create_task(self._http.serve([http_socket])),
+            asyncio.create_task(self._reload_for_ever()),
+        ]
 
     async def set_ready(
         self, text_service: TextService, is_alive: Callable[[], bool] = lambda: True
     ) -> None:
         """Take calls from now on; `is_alive` says whether the engine still works."""
         self._service.text_service = text_service
-        self._is_alive = is_alive
+        self._engine_is_alive = is_alive
         self._calls.phase = Phase.READY
         await self._set_health(_SERVING)
 
@@ -97,9 +137,43 @@ class Server:
         await self._calls.cut_short()
         await self._grpc.stop(None)
         self._service.close()
-        if self._http_task is not None:
+        if self._tasks:
             self._http.should_exit = True
-            await self._http_task
+            http, reloading = self._tasks
+            reloading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reloading
+            await http
+
+    async def give_up(self) -> None:
+        """The engine cannot go on: say so, take no calls, and end those that run."""
+        await self._set_health(_NOT_SERVING)
+        await self._calls.cut_short()
+
+    def _add_services(self) -> None:
+        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self._config.access.reflection:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._grpc)
+
+    async def _reload_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.access.reload_seconds)
+            self.reload(only_if_changed=True)
+
+    def _bind_grpc(self) -> Address:
+        """gRPC gives no reason for a port that it cannot bind, so the port is tried first."""
+        address = self._config.grpc_address
+        _bind("grpc_address", address).close()
+        try:
+            if self._tls is None:
+                port = self._grpc.add_insecure_port(str(address))
+            else:
+                port = self._grpc.add_secure_port(str(address), self._tls.grpc_credentials())
+        except RuntimeError as error:
+            raise BindError(f"grpc_address: cannot listen on {address}: {error}") from None
+        return Address(address.host, port)
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         await self._health.set("", status)
@@ -114,10 +188,12 @@ def _bind(name: str, address: Address) -> socket.socket:
         raise BindError(f"{name}: cannot listen on {address}: {error.strerror}") from None
 
 
-def _bind_grpc(server: grpc.aio.Server, address: Address) -> Address:
-    """gRPC gives no reason for a port that it cannot bind, so the port is tried first."""
-    _bind("grpc_address", address).close()
-    try:
-        return Address(address.host, server.add_insecure_port(str(address)))
-    except RuntimeError as error:
-        raise BindError(f"grpc_address: cannot listen on {address}: {error}") from None
+def _load_options(load: LoadConfig) -> list[tuple[str, Any]]:
+    options = [
+        ("grpc.max_receive_message_length", load.max_message_bytes),
+        ("grpc.max_concurrent_streams", load.max_streams_per_connection),
+    ]
+    if load.max_connection_age_seconds is not None:
+        age = min(load.max_connection_age_seconds * 1000, (1 << 31) - 1)
+        options.append(("grpc.max_connection_age_ms", age))
+    return options

@@ -1,11 +1,13 @@
 """Gathers a stream's events, so that one message carries all that a step of the engine brought."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
+from treeserve.server.config import DEFAULT_MAX_BUFFERED_BYTES
 from treeserve.server.contract import EventStream
+from treeserve.server.refusals import ReaderTooSlow
 from treeserve.types import Delta, Finished, Usage
 
 MAX_DELTAS = 1024
@@ -22,24 +24,44 @@ class PromptEvents:
     """Set when all its samples have ended."""
 
 
-async def batched(stream: EventStream) -> AsyncGenerator[list[PromptEvents], None]:
-    """All events that have come since the last batch was taken; closes the stream.
+@asynccontextmanager
+async def batched(
+    stream: EventStream,
+    max_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
+    first: Delta | Finished | None = None,
+) -> AsyncIterator[AsyncGenerator[list[PromptEvents], None]]:
+    """All events that have come since the last batch was taken; closes the stream at its end.
 
     A message costs far more than what is in it: with hundreds of samples, one message for each
     token would take longer than the step that drew them.
+
+    The stream is read as fast as it comes, so that a slow reader holds nobody up. When more than
+    `max_bytes` wait for it, the stream is closed at once, wherever the reader is stuck in the body
+    of the `async with`.
+
+    Args:
+        stream: The events.
+        max_bytes: About.
+        first: An event that was taken from the stream before.
+
+    Raises:
+        ReaderTooSlow: Then.
     """
-    events: list[Delta | Finished] = []
-    news = asyncio.Event()
-    reading = asyncio.create_task(_read(stream, events, news))
+    task = asyncio.current_task()
+    assert task is not None
+    buffer = _Buffer(max_bytes, task)
+    if first is not None:
+        buffer.push(first)
+    reading = asyncio.create_task(_read(stream, buffer))
     try:
-        while not (reading.done() and not events):
-            await news.wait()
-            news.clear()
-            while events:
-                batch = events[:MAX_DELTAS]
-                del events[:MAX_DELTAS]
-                yield group(batch)
-        reading.result()
+        async with aclosing(_batches(buffer, reading)) as batches:
+            yield batches
+    except asyncio.CancelledError:
+        if not buffer.overflowed or task.uncancel() > 0:
+            raise
+        raise ReaderTooSlow(
+            f"the reader is too slow: more than {max_bytes} bytes wait for it"
+        ) from None
     finally:
         reading.cancel()
         await asyncio.wait([reading])
@@ -59,11 +81,72 @@ def group(events: Iterable[Delta | Finished]) -> list[PromptEvents]:
     return list(prompts.values())
 
 
-async def _read(stream: EventStream, events: list[Delta | Finished], news: asyncio.Event) -> None:
+class _Buffer:
+    """Events that the reader has not taken, and about how many bytes they are."""
+
+    def __init__(self, max_bytes: int, reader: "asyncio.Task[object]") -> None:
+        self.news = asyncio.Event()
+        self.overflowed = False
+        self._max_bytes = max_bytes
+        self._reader = reader
+        self._events: list[Delta | Finished] = []
+        self._num_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._events)
+
+    def push(self, event: Delta | Finished) -> bool:
+        """Whether there was room; else the reader is interrupted, once."""
+        if self.overflowed:
+            return False
+        self._events.append(event)
+        self._num_bytes += _bytes_of(event)
+        self.news.set()
+        if self._num_bytes <= self._max_bytes:
+            return True
+        self.overflowed = True
+        self._events.clear()
+        self._reader.cancel()
+        return False
+
+    def take(self) -> list[Delta | Finished]:
+        """The oldest events, as many as one message may carry."""
+        if len(self._events) <= MAX_DELTAS:
+            taken, self._events = self._events, []
+            self._num_bytes = 0
+            return taken
+        taken = self._events[:MAX_DELTAS]
+        del self._events[:MAX_DELTAS]
+        self._num_bytes -= sum(map(_bytes_of, taken))
+        return taken
+
+
+def _bytes_of(event: Delta | Finished) -> int:
+    """About as many as in a message."""
+    if isinstance(event, Finished):
+        return 32
+    num_bytes = 16 + len(event.text) + 4 * len(event.token_ids)
+    if event.logprobs:
+        num_bytes += 16 * sum(1 + len(entry.top) for entry in event.logprobs)
+    return num_bytes
+
+
+async def _batches(
+    buffer: _Buffer, reading: "asyncio.Task[None]"
+) -> AsyncGenerator[list[PromptEvents], None]:
+    while not (reading.done() and not buffer):
+        await buffer.news.wait()
+        buffer.news.clear()
+        while buffer:
+            yield group(buffer.take())
+    reading.result()
+
+
+async def _read(stream: EventStream, buffer: _Buffer) -> None:
     try:
         async with aclosing(stream):
             async for event in stream:
-                events.append(event)
-                news.set()
+                if not buffer.push(event):
+                    return
     finally:
-        news.set()
+        buffer.news.set()

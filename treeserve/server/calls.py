@@ -1,12 +1,12 @@
 """Which calls are in flight, and whether more may come."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
 from treeserve.errors import EngineStopped
-from treeserve.server.status import Overloaded
+from treeserve.server.refusals import Overloaded
 
 
 class Phase(StrEnum):
@@ -23,10 +23,16 @@ class Calls:
 
     Args:
         max_calls: More at once are refused.
+        retry_seconds: When a refused call may try again.
     """
 
-    def __init__(self, max_calls: int) -> None:
+    def __init__(
+        self,
+        max_calls: int,
+        retry_seconds: Callable[[], float] = lambda: Overloaded.RETRY_SECONDS,
+    ) -> None:
         self.phase = Phase.LOADING
+        self._retry_seconds = retry_seconds
         self._max_calls = max_calls
         self._tasks: set[asyncio.Task[object]] = set()
         self._empty = asyncio.Event()
@@ -47,7 +53,9 @@ class Calls:
         if self.phase is not Phase.READY:
             raise EngineStopped(f"the server is {self.phase.value}")
         if len(self._tasks) >= self._max_calls:
-            raise Overloaded(f"{self._max_calls} calls are running, which is the limit")
+            raise Overloaded(
+                f"{self._max_calls} calls are running, which is the limit", self._retry_seconds()
+            )
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -1,6 +1,7 @@
 """The HTTP door: probes and metrics."""
 
 import contextlib
+import ssl
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -13,12 +14,18 @@ from starlette.routing import Route
 from treeserve.metrics import Metrics
 from treeserve.server.calls import Calls, Phase
 
+CheckMetrics = Callable[[list[str]], Response | None]
+"""From the request's authorization headers to the refusal, if they do not do."""
 
-def make_http_app(calls: Calls, metrics: Metrics, is_alive: Callable[[], bool]) -> Starlette:
+
+def make_http_app(
+    calls: Calls, metrics: Metrics, is_alive: Callable[[], bool], refuse_metrics: CheckMetrics
+) -> Starlette:
     """`/metrics`, `/healthz` (is the process of any use?) and `/readyz` (send it requests?)."""
 
     async def show_metrics(request: Request) -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        refusal = refuse_metrics(request.headers.getlist("authorization"))
+        return refusal or Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(request: Request) -> Response:
         if is_alive():
@@ -36,11 +43,21 @@ def make_http_app(calls: Calls, metrics: Metrics, is_alive: Callable[[], bool]) 
 
 
 class HttpServer(uvicorn.Server):
-    """A uvicorn server that leaves the process's signals alone."""
+    """A uvicorn server that leaves the process's signals alone.
 
-    def __init__(self, app: Starlette) -> None:
+    Args:
+        app: What it serves.
+        tls: None: plain text.
+    """
+
+    def __init__(self, app: Starlette, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            ssl_context_factory=None if tls is None else lambda config, default: tls,
         )
         super().__init__(config)
 

@@ -12,13 +12,24 @@ Clock = Callable[[], float]
 
 
 async def measured(
-    stream: EventStream, metrics: Metrics, clock: Clock = time.monotonic
+    stream: EventStream,
+    metrics: Metrics,
+    clock: Clock = time.monotonic,
+    also: Callable[[Delta | Finished], object] = bool,
 ) -> AsyncGenerator[Delta | Finished, None]:
-    """Pass every event on, and count prompts and samples as they end; closes the stream."""
+    """Pass every event on, and count prompts and samples as they end; closes the stream.
+
+    Args:
+        stream: The events of one call.
+        metrics: Told of them.
+        clock: In seconds.
+        also: Shown every event as well.
+    """
     watch = _Watch(metrics, clock)
     async with aclosing(stream) as events:
         async for event in events:
             watch.see(event)
+            also(event)
             yield event
 
 

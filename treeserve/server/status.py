@@ -1,6 +1,7 @@
 """Turns errors into gRPC statuses with google.rpc details."""
 
 import logging
+import math
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -8,16 +9,11 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from treeserve.errors import EngineStopped, InvalidRequest, TreeserveError
+from treeserve.errors import EngineStopped, InvalidRequest
 from treeserve.server.convert import proto_path
+from treeserve.server.refusals import Forbidden, Overloaded, ReaderTooSlow, Unauthenticated
 
 logger = logging.getLogger(__name__)
-
-_RETRY_SECONDS = 1
-
-
-class Overloaded(TreeserveError):
-    """More calls at once than the server takes."""
 
 
 def code_of(error: Exception) -> grpc.StatusCode:
@@ -27,8 +23,12 @@ def code_of(error: Exception) -> grpc.StatusCode:
             return grpc.StatusCode.INVALID_ARGUMENT
         case EngineStopped():
             return grpc.StatusCode.UNAVAILABLE
-        case Overloaded():
+        case Overloaded() | ReaderTooSlow():
             return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case Unauthenticated():
+            return grpc.StatusCode.UNAUTHENTICATED
+        case Forbidden():
+            return grpc.StatusCode.PERMISSION_DENIED
         case _:
             return grpc.StatusCode.INTERNAL
 
@@ -41,8 +41,9 @@ def status_of(error: Exception) -> grpc.Status:
         return _status(code, "internal error; the server's log has the details")
     if isinstance(error, InvalidRequest):
         return _invalid(error)
-    if isinstance(error, Overloaded):
-        delay = duration_pb2.Duration(seconds=_RETRY_SECONDS)
+    if isinstance(error, Overloaded) and error.retry_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(math.ceil(error.retry_seconds * 1000))
         return _status(code, str(error), error_details_pb2.RetryInfo(retry_delay=delay))
     return _status(code, str(error))
 

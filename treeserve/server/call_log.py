@@ -1,0 +1,145 @@
+"""What is known of one call, for the line in the log at its end."""
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from treeserve.server.engine_watch import QueueTime
+from treeserve.server.identity import ANYBODY, Identity
+from treeserve.types import Delta, Finished, Prompt, PromptTree
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_NO_TRACE = "0" * 32
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """Grows while the call runs."""
+
+    method: str
+    request_id: str
+    trace_id: str
+    trace_headers: dict[str, str] = field(default_factory=dict)
+    """traceparent and tracestate, as they came."""
+    clock: Callable[[], float] = time.monotonic
+    identity: Identity = ANYBODY
+    prompt: Any = None
+    """Only where prompts are logged."""
+    queue_time: QueueTime | None = None
+    """Of its first prompt; None: nothing of it has reached the engine."""
+    first_token_seconds: float | None = None
+    num_prompts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    shared_tokens: int = 0
+    computed_tokens: int = 0
+    drawn_tokens: int = 0
+    started: float = field(init=False)
+    started_ns: int = field(init=False)
+    """On the wall's clock."""
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self.started_ns = time.time_ns()
+
+    @property
+    def queue_seconds(self) -> float | None:
+        """From the call to the end of the step that took in its first prompt; else until now.
+
+        0: it did not wait for a step to end. None: nothing of it has reached the engine.
+        """
+        if self.queue_time is None:
+            return None
+        if not self.queue_time.has_waited:
+            return 0.0
+        left = self.queue_time.left
+        seconds = (self.clock() if left is None else left) - self.started
+        first = self.first_token_seconds
+        return seconds if first is None else min(seconds, first)
+
+    @property
+    def has_left_queue(self) -> bool:
+        return self.queue_time is not None and self.queue_time.left is not None
+
+    def see(self, event: Delta | Finished) -> None:
+        """Count what a stream brought."""
+        if isinstance(event, Delta):
+            self.drawn_tokens += len(event.token_ids)
+            if self.first_token_seconds is None:
+                self.first_token_seconds = self.clock() - self.started
+        else:
+            self._add_usage(event)
+
+    def fields(self, code: str) -> dict[str, Any]:
+        """All of it, by name, for the log."""
+        known = {
+            "request_id": self.request_id,
+            "trace_id": self.trace_id or None,
+            "tenant": self.identity.tenant or None,
+            "key": self.identity.key_name or self.identity.key_id or None,
+            "method": self.method,
+            "code": code,
+            "prompts": self.num_prompts,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "shared_tokens": self.shared_tokens,
+            "computed_tokens": self.computed_tokens,
+            "drawn_tokens": self.drawn_tokens,
+            "queue_seconds": _rounded(self.queue_seconds),
+            "first_token_seconds": _rounded(self.first_token_seconds),
+            "total_seconds": round(self.clock() - self.started, 6),
+            "prompt": self.prompt,
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
+    def _add_usage(self, event: Finished) -> None:
+        self.num_prompts += 1
+        self.prompt_tokens += event.usage.prompt_tokens
+        self.cached_tokens += event.usage.cached_tokens
+        self.shared_tokens += event.usage.shared_tokens
+        self.computed_tokens += event.usage.computed_tokens
+
+
+def open_record(method: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> CallRecord:
+    """A record with the ids that the caller gave; a request id that is missing or odd is made."""
+    given = {key: value for key, value in metadata or () if isinstance(value, str)}
+    request_id = given.get(REQUEST_ID, "")
+    if not _REQUEST_ID.fullmatch(request_id):
+        request_id = secrets.token_hex(16)
+    trace = _TRACE_PARENT.fullmatch(given.get("traceparent", ""))
+    trace_id = trace[1] if trace and trace[1] != _NO_TRACE else ""
+    headers = {name: given[name] for name in _TRACE_HEADERS if name in given}
+    return CallRecord(method, request_id, trace_id, headers)
+
+
+def write_record(record: CallRecord, code: str) -> None:
+    """One line, at the level INFO."""
+    fields = record.fields(code)
+    text = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
+    logger.info("call %s", text, extra={"call": fields})
+
+
+def text_of(prompt: Prompt | PromptTree) -> Any:
+    """A prompt as the log shows it, where it may."""
+    if isinstance(prompt, PromptTree):
+        branches = [text_of(branch) for branch in prompt.branches]
+        return {"text": prompt.text, **({"branches": branches} if branches else {})}
+    return prompt if isinstance(prompt, str) else list(prompt)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
