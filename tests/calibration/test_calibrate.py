@@ -10,6 +10,7 @@ from calibration.records import make_calibration
 
 from treeserve import LLM, SamplingParams
 from treeserve.building import load_subject
+from treeserve.calibration import calibrate as calibrate_module
 from treeserve.calibration.calibrate import calibrate
 from treeserve.calibration.store import find_calibration, store_calibration
 from treeserve.calibration.subject import make_subject
@@ -38,7 +39,9 @@ def kv_tokens_read(checkpoint, **options) -> int:
     return llm.sharing().kv_tokens_read
 
 
-def test_a_real_calibration_is_finite_and_comes_back_from_the_store(cache):
+def test_a_real_calibration_is_finite_and_comes_back_from_the_store(cache, monkeypatch):
+    # A machine that runs tests is busy with them.
+    monkeypatch.setattr(calibrate_module, "_PATIENCE", 60)
     lines = []
     calibration = calibrate(subject_of(), CPU, seconds=1, report=lines.append)
     costs = asdict(calibration.constants)
@@ -88,10 +91,10 @@ def test_an_engine_plans_by_a_stored_calibration_and_says_so(cache, caplog, chec
     store_calibration(make_calibration(subject, state_cost=0.0, sharing_cost=0.0))
     with caplog.at_level(logging.INFO, "treeserve"):
         assert kv_tokens_read(checkpoint) < built_in
-        assert "as measured on this device" in caplog.text
+        assert "attention costs: measured" in caplog.text
         caplog.clear()
         assert kv_tokens_read(checkpoint, calibration="off") == built_in
-        assert "`treeserve calibrate` measures" in caplog.text
+        assert "attention costs: built-in" in caplog.text
 
 
 def test_an_engine_starts_beside_a_damaged_calibration(cache, checkpoint_of):
@@ -102,5 +105,5 @@ def test_an_engine_starts_beside_a_damaged_calibration(cache, checkpoint_of):
 
 
 def test_an_unknown_mode_is_refused(checkpoint_of):
-    with pytest.raises(ConfigError, match="calibration: 'on' is not one of auto, off"):
+    with pytest.raises(ConfigError, match="calibration: 'on' is not one of auto, measure, off"):
         LLM(str(checkpoint_of("llama")), calibration="on")

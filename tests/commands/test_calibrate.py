@@ -8,7 +8,7 @@ import torch
 from calibration.records import make_calibration
 
 from treeserve.building import load_subject
-from treeserve.calibration import fit
+from treeserve.calibration import calibrate, fit
 from treeserve.calibration.store import calibration_path, store_calibration
 from treeserve.commands.main import main
 from treeserve.config import EngineOptions
@@ -19,6 +19,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TREESERVE_CACHE", str(tmp_path / "cache"))
     # A machine that runs tests is busy with them.
     monkeypatch.setattr(fit, "LARGEST_P90_ERROR", math.inf)
+    monkeypatch.setattr(calibrate, "_PATIENCE", 60)
     return tmp_path / "cache"
 
 
