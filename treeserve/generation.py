@@ -92,7 +92,7 @@ class TextService:
     def _check_alive(self, item: Item) -> None:
         """What an engine cut short because it cannot go on is no sample."""
         cut_short = isinstance(item, Delta) and item.finish_reason in _CUT_SHORT
-        if cut_short and not self._loop.healthy:
+        if cut_short and self._loop.has_failed:
             raise EngineStopped("the engine failed before the call had ended")
 
 

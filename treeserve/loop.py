@@ -78,6 +78,11 @@ class EngineLoop:
         """Whether the engine's thread is running."""
         return self._thread.is_alive() and not self._failed.is_set()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the engine could not go on; not after `stop`."""
+        return self._failed.is_set()
+
     def start(self) -> None:
         """Start the engine's thread."""
         self._thread.start()
