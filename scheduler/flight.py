@@ -142,6 +142,13 @@ class Flights:
         if self.decided is not None:
             raise RuntimeError(f"step {self.decided.in_flight.step.number} is in flight")
 
+    def require_none(self) -> None:
+        """Raises RuntimeError while any step is on its way, also one that is assumed."""
+        self.require_between_steps()
+        if self.assumed is not None:
+            number = self.assumed.in_flight.step.number
+            raise RuntimeError(f"step {number} has not been read: settle the engine first")
+
     def check(self, samples: Iterable[LiveSample]) -> None:
         """Raises AssertionError unless tails, plan and steps on their way agree."""
         unread = {sample: sample.tail.tokens[-1] for sample in samples if sample.tail.is_unread}

@@ -224,12 +224,10 @@ class Scheduler:
         for draw_index, sample, reason in ended:
             request = sample.request
             finished.append(Finished(request.request_id, sample.index, draw_index, reason))
-            drawn = tuple(sample.drawn)
-            self._finished.add(sample.key, FinishedSample(request.request, drawn))
+            self._finished.add(sample.key, FinishedSample(request.request, tuple(sample.drawn)))
             self._admission.end_sample(sample)
             self._settle(request)
-        complete_seconds = perf_counter() - started
-        self._tally.complete_seconds = complete_seconds
+        self._tally.complete_seconds = complete_seconds = perf_counter() - started
         self._tally.hidden_seconds = landing.schedule_seconds if landing.was_behind else 0.0
         self._tally.hidden_seconds += complete_seconds if self._flights.decided else 0.0
         return finished
@@ -308,6 +306,11 @@ class Scheduler:
 
     def has_work(self) -> bool:
         return bool(self._live)
+
+    def insides(self) -> tuple[RadixTree, Planner]:
+        """What is saved from and restored to, and what takes new costs; no step is on its way."""
+        self._flights.require_none()
+        return self._tree, self._planner
 
     def tree_snapshot(self) -> TreeSnapshot:
         return self._tree.snapshot()

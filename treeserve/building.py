@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from treeserve.attention.backend import AttentionBackend, make_backend
+from treeserve.attention.backend import make_backend
 from treeserve.calibration.choice import choose_costs
 from treeserve.calibration.subject import Subject, make_subject
 from treeserve.config import (
@@ -42,6 +42,7 @@ class BuiltEngine:
     model: LoadedModel
     backend: str
     num_pages: int
+    kv_cache: KVCache
 
 
 def build_engine(options: EngineOptions) -> BuiltEngine:
@@ -62,9 +63,10 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
     logger.info("attention costs: %s", costs.source)
     num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
     config = _scheduler_config(options, num_pages)
+    kv_cache = _make_kv_cache(model, config)
     runner = Runner(
         model,
-        _make_backend(backend_name, model, config),
+        make_backend(backend_name, kv_cache, _group(model)),
         config.kept_logits,
         capture=_make_capture(options.cuda_graphs, backend_name, device),
         max_graph_rows=config.max_running,
@@ -78,7 +80,7 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
     )
     scheduler = Scheduler(config, costs.model)
     engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))
-    return BuiltEngine(engine, prompter, model, backend_name, num_pages)
+    return BuiltEngine(engine, prompter, model, backend_name, num_pages, kv_cache)
 
 
 def load_subject(options: EngineOptions) -> tuple[Subject, torch.device]:
@@ -147,15 +149,17 @@ def _subject(model: LoadedModel, backend_name: str) -> Subject:
     return make_subject(model.layers, backend_name, model.dtype, model.device)
 
 
-def _make_backend(name: str, model: LoadedModel, config: SchedulerConfig) -> AttentionBackend:
-    cache = KVCache(
+def _make_kv_cache(model: LoadedModel, config: SchedulerConfig) -> KVCache:
+    return KVCache(
         [(layer.num_kv_heads, layer.head_dim) for layer in model.layers],
         num_slots=config.num_pages * config.page_size,
         dtype=model.dtype,
         device=model.device,
     )
-    group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
-    return make_backend(name, cache, group)
+
+
+def _group(model: LoadedModel) -> int:
+    return max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
 
 
 def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:

@@ -214,25 +214,32 @@ class Engine:
             numbers = self._launch_ahead(step) or numbers
         else:
             numbers = self._run(step)
-        events = self.take_ended()
-        if events and numbers is None:
-            numbers = self._numbers(self._scheduler.counts())
-        return events, numbers
+        return self._told(numbers)
 
-    def settle(self) -> None:
-        """Read the step that is on its way, if there is one: nothing is left on the device."""
-        self._read_flying_sync()
+    def settle(self) -> tuple[list[EngineEvent], StepNumbers | None]:
+        """Read the step that is on its way, if there is one: nothing is left on the device.
+
+        Returns:
+            As step(), of the step that was read.
+        """
+        return self._told(self._read_flying_sync())
 
     def abort_all(self) -> None:
         """End every request, and leave no step unread."""
         for request_id in list(self._live):
             self.abort(request_id)
-        self.settle()
+        self._read_flying_sync()
 
     def take_ended(self) -> list[EngineEvent]:
         """What happened outside a step, once: last events of requests that ended."""
         ended, self._events = self._events, []
         return ended
+
+    def _told(self, numbers: StepNumbers | None) -> tuple[list[EngineEvent], StepNumbers | None]:
+        events = self.take_ended()
+        if events and numbers is None:
+            numbers = self._numbers(self._scheduler.counts())
+        return events, numbers
 
     def _run(self, step: Step) -> StepNumbers | None:
         """One step from its launch to its tokens; None if it failed."""

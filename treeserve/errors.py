@@ -32,3 +32,39 @@ class CalibrationError(TreeserveError):
 
 class EngineStopped(TreeserveError):
     """The engine is draining or has failed and takes no more requests."""
+
+
+class OverBudget(InvalidRequest):
+    """A request for more of something that is shared out than is left of it now.
+
+    Attributes:
+        num_left: What could still be had.
+    """
+
+    def __init__(self, field: str, description: str, num_left: int) -> None:
+        super().__init__(field, description)
+        self.num_left = num_left
+
+
+class Refused(TreeserveError):
+    """A request that is right in itself and cannot be carried out as things are; says why."""
+
+
+class NotFound(Refused):
+    """What it names is not there, or is not the caller's."""
+
+
+class AlreadyExists(Refused):
+    """What it would make is there already."""
+
+
+class NotPossible(Refused):
+    """The server is not in a state for it, or what it names does not fit this server."""
+
+
+class NoRoom(Refused):
+    """It needs more of a bounded thing than is left; says how much is."""
+
+
+class Damaged(Refused):
+    """What was stored is not what was written."""

@@ -148,7 +148,7 @@ class InPlaceLoop:
                 self._inboxes.pop(encoded.request.request_id, None)
             if not self._inboxes:
                 # Nobody may ever ask for another step.
-                self._engine.settle()
+                self._route(self._engine.settle()[0])
 
     def _take(self, inbox: list[EngineEvent]) -> list[EngineEvent]:
         """What came for a stream, running steps until something did."""

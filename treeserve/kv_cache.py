@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from treeserve.scheduler.step import Int32Array
 
 
 class LayerShape(NamedTuple):
@@ -24,7 +27,11 @@ class LayerCache(NamedTuple):
 
 
 class KVCache:
-    """Slot s holds one token's K and V in every layer; only attention backends read or write it."""
+    """Slot s holds one token's K and V in every layer.
+
+    While a step runs only attention backends read or write it; between two steps, whole tokens can
+    be copied out and in. On a device both are ordered by the current stream, as steps are.
+    """
 
     def __init__(
         self,
@@ -62,3 +69,39 @@ class KVCache:
     def layer(self, layer_index: int) -> LayerCache:
         """The storage of one layer."""
         return self._layers[layer_index]
+
+    def read_slots(self, slots: Int32Array) -> list[LayerCache]:
+        """Copies of some tokens' K and V in host memory, layer by layer.
+
+        Args:
+            slots: [num_tokens]
+
+        Returns:
+            For each layer [num_tokens, num_kv_heads, head_dim], as the model computed them.
+        """
+        index = torch.from_numpy(slots.astype(np.int64)).to(self.device)
+        return [
+            LayerCache(k.index_select(0, index).cpu(), v.index_select(0, index).cpu())
+            for k, v in self._layers
+        ]
+
+    def write_slots(self, slots: Int32Array, layers: Sequence[LayerCache]) -> None:
+        """Stores some tokens' K and V; the inverse of `read_slots`.
+
+        Args:
+            slots: [num_tokens], distinct
+            layers: For each layer [num_tokens, num_kv_heads, head_dim] in the cache's dtype.
+
+        Raises:
+            ValueError: They are of another shape or dtype; nothing is written.
+        """
+        if len(layers) != len(self._layers):
+            raise ValueError(f"{len(layers)} layers for a cache of {len(self._layers)}")
+        for number, (given, shape) in enumerate(zip(layers, self.layer_shapes, strict=True)):
+            for tensor in given:
+                if tensor.shape != (len(slots), *shape) or tensor.dtype != self.dtype:
+                    raise ValueError(f"layer {number}: {tuple(tensor.shape)} of {tensor.dtype}")
+        index = torch.from_numpy(slots.astype(np.int64)).to(self.device)
+        for own, given in zip(self._layers, layers, strict=True):
+            own.k.index_copy_(0, index, given.k.to(self.device))
+            own.v.index_copy_(0, index, given.v.to(self.device))

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from treeserve.engine import Engine, EngineEvent, EngineRequest, RequestEnded
 from treeserve.errors import EngineStopped, TreeserveError
@@ -18,6 +19,7 @@ _NO_USAGE = PromptUsage(0, 0, 0, 0)
 _STOPPED = "the engine has stopped"
 
 StepObserver = Callable[[StepNumbers], None]
+_ResultT = TypeVar("_ResultT")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +33,14 @@ class _Submit:
 class _Abort:
     request_id: str
     sample_index: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    function: Callable[[Engine], Any]
+    loop: asyncio.AbstractEventLoop
+    result: "asyncio.Future[Any]"
+    is_change: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +75,16 @@ class EngineLoop:
     def __init__(self, engine: Engine, on_step: StepObserver | None = None) -> None:
         self._engine = engine
         self._on_step = on_step
-        self._inbox: queue.SimpleQueue[_Submit | _Abort | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Abort | _Call | _Stop] = queue.SimpleQueue()
         self._streams: dict[str, EngineStream] = {}
         self._thread = threading.Thread(target=self._run, name="treeserve-engine", daemon=True)
         self._open_requests: set[str] = set()
         self._open_changed = threading.Condition()
         self._draining = threading.Event()
         self._failed = threading.Event()
+        self._ended = False
+        self.num_changes = 0
+        """Steps, and messages that may have changed something: while it stays, nothing changes."""
 
     @property
     def healthy(self) -> bool:
@@ -116,6 +129,22 @@ class EngineLoop:
         """End a request or one of its samples before the next step. Unknown ones are ignored."""
         self._inbox.put(_Abort(request_id, sample_index))
 
+    async def call(self, function: Callable[[Engine], _ResultT]) -> _ResultT:
+        """Run a function in the engine's thread, between two steps; its result or exception.
+
+        A step on its way is read and told first. The function must be quick, for every stream waits
+        for it. Calls run while the engine drains. One whose caller has gone is not started any
+        more.
+
+        Raises:
+            EngineStopped: The engine has stopped, or stops before it comes to it.
+        """
+        return await self._call(function, is_change=True)
+
+    async def look(self, function: Callable[[Engine], _ResultT]) -> _ResultT:
+        """As `call`, for a function that changes nothing."""
+        return await self._call(function, is_change=False)
+
     async def drain(self, grace_seconds: float) -> bool:
         """Take no more requests, and wait for those that run; True if all of them ended in time."""
         self._draining.set()
@@ -127,6 +156,15 @@ class EngineLoop:
         self._inbox.put(_Stop())
         if self._thread.ident is not None:
             self._thread.join()
+
+    async def _call(self, function: Callable[[Engine], _ResultT], is_change: bool) -> _ResultT:
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[_ResultT] = loop.create_future()
+        with self._open_changed:
+            if self._ended or not self._thread.is_alive():
+                raise EngineStopped(_STOPPED)
+            self._inbox.put(_Call(function, loop, result, is_change))
+        return await result
 
     def _wait_until_idle(self, timeout_seconds: float) -> bool:
         with self._open_changed:
@@ -141,9 +179,8 @@ class EngineLoop:
         try:
             while self._take_inbox():
                 events, numbers = self._engine.step()
-                if numbers is not None and self._on_step is not None:
-                    self._on_step(numbers)
-                self._dispatch(events)
+                self.num_changes += 1
+                self._tell(events, numbers)
         except Exception:
             logger.exception("the engine cannot go on")
             self._failed.set()
@@ -159,10 +196,42 @@ class EngineLoop:
                 return True
             if isinstance(message, _Stop):
                 return False
+            if isinstance(message, _Call):
+                self.num_changes += message.is_change
+                self._answer(message)
+                continue
+            self.num_changes += 1
             if isinstance(message, _Abort):
                 self._engine.abort(message.request_id, message.sample_index)
             else:
                 self._add(message)
+
+    def _answer(self, call: _Call) -> None:
+        if call.result.cancelled():
+            return
+        try:
+            self._settle()
+        except BaseException:
+            _call_soon(call.loop, _reject, call.result, EngineStopped(_STOPPED))
+            raise
+        try:
+            result = call.function(self._engine)
+        except Exception as error:
+            _call_soon(call.loop, _reject, call.result, error)
+        else:
+            _call_soon(call.loop, _accept, call.result, result)
+
+    def _settle(self) -> None:
+        """Whoever looks between two steps finds no step on its way, and no token unread."""
+        events, numbers = self._engine.settle()
+        if numbers is not None:
+            self.num_changes += 1
+            self._tell(events, numbers)
+
+    def _tell(self, events: Sequence[EngineEvent], numbers: StepNumbers | None) -> None:
+        if numbers is not None and self._on_step is not None:
+            self._on_step(numbers)
+        self._dispatch(events)
 
     def _add(self, submit: _Submit) -> None:
         added: list[str] = []
@@ -196,6 +265,7 @@ class EngineLoop:
     def _end_all(self) -> None:
         with self._open_changed:
             self._draining.set()
+            self._ended = True
         try:
             self._engine.abort_all()
             self._dispatch(self._engine.take_ended())
@@ -206,9 +276,11 @@ class EngineLoop:
         )
         while not self._inbox.empty():
             message = self._inbox.get_nowait()
+            error = EngineStopped(_STOPPED)
             if isinstance(message, _Submit):
-                error = EngineStopped(_STOPPED)
                 _call_soon(message.stream.loop, _reject, message.accepted, error)
+            elif isinstance(message, _Call):
+                _call_soon(message.loop, _reject, message.result, error)
         with self._open_changed:
             self._open_requests.clear()
             self._open_changed.notify_all()
@@ -224,11 +296,11 @@ def _call_soon(
         logger.debug("a caller's event loop closed before its stream ended")
 
 
-def _accept(accepted: "asyncio.Future[None]") -> None:
+def _accept(accepted: "asyncio.Future[Any]", result: object = None) -> None:
     if not accepted.done():
-        accepted.set_result(None)
+        accepted.set_result(result)
 
 
-def _reject(accepted: "asyncio.Future[None]", error: Exception) -> None:
+def _reject(accepted: "asyncio.Future[Any]", error: Exception) -> None:
     if not accepted.done():
         accepted.set_exception(error)

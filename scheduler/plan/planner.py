@@ -48,14 +48,17 @@ class Planner:
     """
 
     def __init__(self, cost_model: CostModel, sharing: SharingMode) -> None:
-        self._cost_model = cost_model
         self._sharing = sharing
-        self._deciding_costs = cost_model
-        if sharing == "always":
+        self._regions = ItemRegions()
+        self.use_costs(cost_model)
+
+    def use_costs(self, cost_model: CostModel) -> None:
+        """Plans by these costs from now on; the next plan is made anew."""
+        self._cost_model = self._deciding_costs = cost_model
+        if self._sharing == "always":
             self._deciding_costs = replace(
                 cost_model, state_cost=0.0, item_cost=0.0, sharing_cost=0.0
             )
-        self._regions = ItemRegions()
         self._last: _Planned | None = None
 
     def plan(

@@ -17,6 +17,7 @@ class PlannedSegment:
     """A segment that several samples or prompts of the step read."""
 
     serial: int
+    namespace: str
     start_position: int
     end_position: int
     num_rows: int
@@ -85,6 +86,7 @@ def _planned_run(
         planned.append(
             PlannedSegment(
                 serial=segment.serial,
+                namespace=segment.namespace,
                 start_position=segment.start_position,
                 end_position=min(segment.end_position, end),
                 num_rows=int(trie.num_rows[run]),

@@ -16,7 +16,7 @@ from treeserve.scheduler.tree.path import climb
 from treeserve.scheduler.tree.pool import PagePool
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.retention import RetainedPrefix, Retention, require_bias
-from treeserve.scheduler.tree.segment import Segment
+from treeserve.scheduler.tree.segment import Root, Segment
 from treeserve.scheduler.tree.shape import TreeShape
 from treeserve.scheduler.tree.snapshot import TreeSnapshot, take_snapshot
 
@@ -41,7 +41,7 @@ class RadixTree:
     ) -> None:
         self._pool = pool
         self._kept = kept
-        self._clock = clock
+        self.clock = clock
         self._order = EvictionOrder(clock, pool.num_pages * pool.page_size)
         self._retention = Retention(self._order, retention_budget_tokens)
         self._shape = TreeShape(pool, kept, self._order, self._retention)
@@ -64,6 +64,11 @@ class RadixTree:
     def num_retained_tokens(self) -> int:
         """Held by the tree and retained, each counted once."""
         return self._retention.num_tokens
+
+    @property
+    def retention_budget_tokens(self) -> int:
+        """What `num_retained_tokens` may not exceed."""
+        return self._retention.budget_tokens
 
     def watch(self, listener: TreeListener) -> None:
         """Tells the listener of every change from now on.
@@ -254,13 +259,13 @@ class RadixTree:
         computed while the time lasts, as far as the budget goes then.
 
         Raises:
-            InvalidRequest: It would exceed the budget, or weight or time are not positive.
+            InvalidRequest: Over the budget (OverBudget), or weight or time are not positive.
         """
         require_bias(weight, ttl_seconds)
         location = self.locate(prefix)
         self._retention.require_room(location)
         root = self._shape.root(prefix.zone(0)[0])
-        retained = self._retention.open(root, prefix, weight, self._clock() + ttl_seconds)
+        retained = self._retention.open(root, prefix, weight, self.clock() + ttl_seconds)
         self._retention.reach(retained, self._segment_ending_at(location))
         return retained.record()
 
@@ -280,7 +285,7 @@ class RadixTree:
         """What the tree holds, in plain data; in proportion to all that is cached."""
         return take_snapshot(
             self.segments(),
-            self._clock(),
+            self.clock(),
             max_fan_out=max((len(root.children) for root in self._shape.roots()), default=0),
             num_pages=self._holders.num_held,
             num_evictable_pages=self._holders.num_evictable,
@@ -295,6 +300,10 @@ class RadixTree:
         both. The lower part stays the same object, so whoever holds it as a leaf sees the split.
         """
         return self._shape.split(segment, num_tokens)
+
+    def roots(self) -> list[Root]:
+        """Those with children, one for each namespace."""
+        return self._shape.roots()
 
     def segments(self) -> list[Segment]:
         """All of them, parents before children, without the roots."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
-from treeserve.errors import InvalidRequest
+from treeserve.errors import InvalidRequest, OverBudget
 from treeserve.scheduler.sorted_items import SortedItems
 from treeserve.scheduler.tree.eviction import EvictionOrder
 from treeserve.scheduler.tree.location import Location
@@ -80,17 +80,20 @@ class Retention:
         self.num_tokens = 0
 
     def require_room(self, location: Location) -> None:
-        """Raises InvalidRequest where retaining up to there would exceed the budget."""
-        num_asked = self._count_new(location)
-        if num_asked > self.budget_tokens - self.num_tokens:
-            raise InvalidRequest(
+        """Raises OverBudget where retaining up to there would exceed the budget."""
+        num_asked, num_left = self._count_new(location), self.budget_tokens - self.num_tokens
+        if num_asked > num_left:
+            raise OverBudget(
                 "prefix",
                 f"has {num_asked} cached tokens that are not retained yet, and {self.num_tokens} "
                 f"of the {self.budget_tokens} tokens that may be retained are taken",
+                num_left,
             )
         if len(self._retained) >= MAX_RETAINED_PREFIXES:
-            raise InvalidRequest(
-                "prefix", f"{MAX_RETAINED_PREFIXES} prefixes are retained, and no more may be"
+            raise OverBudget(
+                "prefix",
+                f"{MAX_RETAINED_PREFIXES} prefixes are retained, and no more may be",
+                num_left,
             )
 
     def has_room(self, location: Location) -> bool:

@@ -36,9 +36,10 @@ def test_nothing_else_lies_beside_the_generated_files(generated):
     assert present == fresh | {"__init__.py"}
 
 
-def test_every_field_has_a_comment_unless_its_message_says_all():
+@pytest.mark.parametrize("path", PROTOS, ids=lambda path: path.stem)
+def test_every_field_has_a_comment_unless_its_message_says_all(path):
     """Units, ranges and defaults are where a client's author looks for them."""
-    lines = PROTOS[0].read_text().splitlines()
+    lines = path.read_text().splitlines()
     bare = [
         line.strip()
         for previous, line in itertools.pairwise(lines)

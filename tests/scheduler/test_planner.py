@@ -378,3 +378,16 @@ def test_nothing_is_said_of_merging_where_it_is_free():
     planner = Planner(COST_MODEL, "on")
     checked(planner, samples)
     assert "as a whole" not in planner.snapshot().segments[0].reason
+
+
+def test_new_costs_decide_from_the_next_plan_on_though_the_samples_are_the_same():
+    samples = Samples()
+    samples.join(list(range(100)), n=4)
+    planner = Planner(COST_MODEL, "on")
+    positions = samples.positions()
+    shared = planner.plan(samples.running, [], positions)
+    samples.grow()
+    planner.use_costs(CostModel(token_cost=1, state_cost=2, item_cost=0, sharing_cost=1e9))
+    plain = planner.plan(samples.running, [], positions + 1)
+    assert (shared.counts.num_shared_items, plain.counts.num_shared_items) == (1, 0)
+    assert plain.counts.origin == "rebuilt"

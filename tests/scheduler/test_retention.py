@@ -3,7 +3,7 @@
 import pytest
 from tree_house import House, prefix, tokens
 
-from treeserve.errors import InvalidRequest
+from treeserve.errors import InvalidRequest, OverBudget
 
 
 def test_a_retained_prefix_outlives_what_is_used_later_until_its_time_is_over():
@@ -41,8 +41,9 @@ def test_retained_tokens_are_counted_once_and_never_exceed_the_budget():
     house.tree.retain(prefix([1, 2, 3, 4, 5, 6]), 1.0, 60)
     house.check()
     assert house.tree.num_retained_tokens == 6
-    with pytest.raises(InvalidRequest, match=r"3 cached tokens .* 6 of the 8 tokens"):
+    with pytest.raises(OverBudget, match=r"3 cached tokens .* 6 of the 8 tokens") as caught:
         house.tree.retain(prefix([1, 2, 3, 9, 9, 9]), 1.0, 60)
+    assert caught.value.num_left == 2
     house.check()
     house.tree.retain(prefix([1, 2, 3, 9, 9]), 1.0, 60)
     house.check()

@@ -13,6 +13,7 @@ from server.listening import bearer, connected, generate, listening, outcome_of
 
 from treeserve.building import BuiltEngine, build_engine
 from treeserve.commands import serve
+from treeserve.commands.backstage import BackstageOptions, make_backstage
 from treeserve.config import EngineOptions, RequestLimits
 from treeserve.errors import EngineStopped
 from treeserve.generation import TextService
@@ -209,7 +210,13 @@ async def test_an_engine_that_cannot_go_on_ends_streams_as_unavailable(
     await server.start()
     signals = serve._Signals(server.reload)
     ending = asyncio.create_task(
-        serve._serve_engine(server, built, signals, serve._Observers(metrics, watch))
+        serve._serve_engine(
+            server,
+            built,
+            signals,
+            serve._Observers(metrics, watch),
+            partial(make_backstage, built, {}, BackstageOptions()),
+        )
     )
     async with asyncio.timeout(60), connected(server) as stub:
         while (await generate(stub, "", params=LONG)).code == "UNAVAILABLE":

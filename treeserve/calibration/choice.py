@@ -59,21 +59,39 @@ def choose_costs(
     return PlanningCosts(built_in, "built-in")
 
 
+def measure_costs(
+    subject: Subject,
+    device: torch.device,
+    report: Callable[[str], None] = lambda line: None,
+    seconds: float = START_UP_SECONDS,
+) -> Calibration:
+    """A fresh calibration that can be trusted; not stored. Arguments as of choose_costs().
+
+    Raises:
+        CalibrationError: It cannot be measured, or not trusted.
+    """
+    try:
+        calibration = calibrate(subject, device, seconds=seconds, report=report)
+    finally:
+        if device.type == "cuda":
+            # What it took is for the KV pool, which is sized by the memory that is free.
+            torch.cuda.empty_cache()
+    if not calibration.quality.is_trustworthy:
+        raise CalibrationError(
+            f"calibration: one prediction in ten misses by {calibration.quality.p90_error:.0%} or "
+            "more; try again while the machine does nothing else"
+        )
+    return calibration
+
+
 def _measure(
     subject: Subject, device: torch.device, report: Callable[[str], None], seconds: float
 ) -> Calibration | None:
     """Kept for later engines, as `treeserve calibrate` would."""
     try:
-        calibration = calibrate(subject, device, seconds=seconds, report=report)
-        if not calibration.quality.is_trustworthy:
-            logger.warning("calibration: predictions miss by too much; planning by built-in costs")
-            return None
+        calibration = measure_costs(subject, device, report, seconds)
         store_calibration(calibration)
     except CalibrationError as error:
         logger.warning("%s; planning by built-in costs", error)
         return None
-    finally:
-        if device.type == "cuda":
-            # What it took is for the KV pool, which is sized by the memory that is free.
-            torch.cuda.empty_cache()
     return calibration

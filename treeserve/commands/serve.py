@@ -10,6 +10,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from treeserve.commands.backstage import (
+    BackstageOptions,
+    add_backstage_options,
+    make_backstage,
+    read_backstage_options,
+)
 from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
@@ -27,11 +33,12 @@ if TYPE_CHECKING:
     from treeserve.loop import EngineLoop
     from treeserve.metrics import Metrics
     from treeserve.server.app import Server
+    from treeserve.server.backstage import Backstage
 
 logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Serve a model over gRPC (treeserve.v1.GenerationService, grpc.health.v1, reflection), with /metrics,
+Serve a model over gRPC (treeserve.v1, health, reflection), with /metrics,
 /healthz and /readyz over HTTP beside it.
 
   treeserve serve                                     the embedded model, on this machine only
@@ -54,6 +61,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.set_defaults(run=run, prog=parser.prog)
     add_server_options(parser)
+    add_backstage_options(parser.add_argument_group("services beside generation"))
     add_engine_options(parser)
 
 
@@ -63,11 +71,14 @@ def run(args: argparse.Namespace) -> int:
     if config.log_prompts and not config.request_log:
         raise ConfigError("log_prompts: is of no use without --request-log")
     engine_options = given_engine_options(args) | {"limits": request_limits(args)}
+    backstage_options = read_backstage_options(args)
     start_logging(args.log_level, args.log_format, request_log=config.request_log)
-    return asyncio.run(_serve(config, engine_options))
+    return asyncio.run(_serve(config, engine_options, backstage_options))
 
 
-async def _serve(config: ServerConfig, engine_options: dict[str, Any]) -> int:
+async def _serve(
+    config: ServerConfig, engine_options: dict[str, Any], backstage_options: BackstageOptions
+) -> int:
     from treeserve.metrics import Metrics
     from treeserve.server.app import Server
     from treeserve.server.tracing import configured_tracing
@@ -79,7 +90,9 @@ async def _serve(config: ServerConfig, engine_options: dict[str, Any]) -> int:
     signals = _Signals(server.reload)
     try:
         built = await _load_unless(signals.first, engine_options)
-        return await _serve_engine(server, built, signals, _Observers(metrics, watch))
+        observers = _Observers(metrics, watch)
+        open_backstage = partial(make_backstage, built, engine_options, backstage_options)
+        return await _serve_engine(server, built, signals, observers, open_backstage)
     finally:
         await server.stop()
         if tracing is not None:
@@ -87,7 +100,11 @@ async def _serve(config: ServerConfig, engine_options: dict[str, Any]) -> int:
 
 
 async def _serve_engine(
-    server: "Server", built: "BuiltEngine", signals: "_Signals", observers: "_Observers"
+    server: "Server",
+    built: "BuiltEngine",
+    signals: "_Signals",
+    observers: "_Observers",
+    open_backstage: "Callable[[EngineLoop], Backstage]",
 ) -> int:
     from treeserve.generation import TextService
     from treeserve.loop import EngineLoop
@@ -97,7 +114,8 @@ async def _serve_engine(
     loop = EngineLoop(built.engine, observe)
     loop.start()
     try:
-        await server.set_ready(TextService(loop, built.prompter), lambda: loop.healthy)
+        text_service = TextService(loop, built.prompter)
+        await server.set_ready(text_service, lambda: loop.healthy, open_backstage(loop))
         print(_startup_line(server, built), flush=True)
         await _first_of(signals.first.wait(), _failure_of(loop))
         if not loop.healthy:
@@ -186,11 +204,13 @@ class _Signals:
 
 
 def _startup_line(server: "Server", built: "BuiltEngine") -> str:
-    model = built.model
+    model, admin_address = built.model, server.side.admin_address
+    admin = "" if admin_address is None else f"admin {admin_address}, "
     return (
         f"treeserve {package_version()} is ready: grpc {server.grpc_address}, "
-        f"http {server.http_address}, model {model.name} ({_dtype_name(built)}, {model.device}, "
-        f"{built.backend} attention, {built.num_pages} pages)"
+        f"http {server.http_address}, {admin}model {model.name} "
+        f"({_dtype_name(built)}, {model.device}, {built.backend} attention, "
+        f"{built.num_pages} pages)"
     )
 
 

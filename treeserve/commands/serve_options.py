@@ -8,6 +8,7 @@ from typing import Any
 
 from treeserve.config import RequestLimits
 from treeserve.server.config import (
+    DEFAULT_ADMIN_ADDRESS,
     DEFAULT_DRAIN_GRACE_SECONDS,
     DEFAULT_GRPC_ADDRESS,
     DEFAULT_HTTP_ADDRESS,
@@ -65,6 +66,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
     return ServerConfig(
         grpc_address=parse_address("grpc_address", args.grpc_address),
         http_address=parse_address("http_address", args.http_address),
+        admin_address=args.admin_address and parse_address("admin_address", args.admin_address),
         drain_grace_seconds=args.drain_grace,
         stall_seconds=args.stall_seconds,
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
@@ -93,6 +95,10 @@ def _add_doors(add: _Add) -> None:
     add(
         "--http-address", default=DEFAULT_HTTP_ADDRESS, metavar="HOST:PORT",
         help="of /metrics, /healthz and /readyz; default: %(default)s",
+    )  # fmt: skip
+    add(
+        "--admin-address", nargs="?", const=DEFAULT_ADMIN_ADDRESS, metavar="HOST:PORT",
+        help="serve AdminService there; without a value: %(const)s; default: off",
     )  # fmt: skip
     add(
         "--drain-grace", type=float, default=DEFAULT_DRAIN_GRACE_SECONDS, metavar="SECONDS",

@@ -12,15 +12,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from treeserve.metrics import Metrics
+from treeserve.server.backstage import Backstage
 from treeserve.server.calls import Calls, Phase
 from treeserve.server.config import Address, BindError, LoadConfig, ServerConfig
 from treeserve.server.contract import TextService
 from treeserve.server.doorkeeper import Doorkeeper
+from treeserve.server.doors import Doors
+from treeserve.server.endings import Endings
 from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.http import HttpServer, make_http_app
 from treeserve.server.metrics_door import MetricsDoor
 from treeserve.server.quotas import Quotas
-from treeserve.server.service import SERVICE_NAME, Doors, GenerationService
+from treeserve.server.service import SERVICE_NAME, GenerationService
+from treeserve.server.side_services import SERVICE_NAMES, SideServices
 from treeserve.server.tls import Tls
 from treeserve.server.tracing import Tracing
 from treeserve.server.waiting import WaitingRoom
@@ -46,7 +50,7 @@ class Server:
         config: Where to listen and how much to take.
         metrics: Shown at /metrics, and told of every call.
         watch: To be told of every step of the engine.
-        tracing: Told of every generation call at its end; None: there is none.
+        tracing: Told of every call at its end; None: there is none.
 
     Raises:
         ConfigError: A file of keys or certificates is missing or wrong.
@@ -67,10 +71,12 @@ class Server:
         waiting = WaitingRoom(load.max_waiting_requests, load.max_waiting_tokens, self._watch)
         self._calls = Calls(load.max_calls, waiting.retry_seconds)
         doors = Doors(self.doorkeeper, self._calls, Quotas(), waiting, self._watch)
-        self._service = GenerationService(doors, metrics, config, tracing)
+        endings = Endings(self._calls, metrics, tracing, request_log=config.request_log)
+        self._service = GenerationService(doors, endings, metrics, config)
+        self.side = SideServices(doors, endings, config, self.drain)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         self._engine_is_alive: Callable[[], bool] = lambda: True
-        self._grpc = grpc.aio.server(options=(*_GRPC_OPTIONS, *_load_options(load)))
+        self._grpc = grpc.aio.server(options=self._options())
         self._add_services()
         refuse = MetricsDoor(config, self.doorkeeper).refuse
         app = make_http_app(self._calls, metrics, self.is_alive, refuse)
@@ -105,7 +111,10 @@ class Server:
             logger.warning("API keys cross the network unencrypted: give --tls-cert and --tls-key")
         http_socket = _bind("http_address", self._config.http_address)
         try:
-            self.grpc_address = self._bind_grpc()
+            self.grpc_address = self._bind_grpc(
+                "grpc_address", self._grpc, self._config.grpc_address
+            )
+            await self.side.start(self._bind_grpc, self._options())
         except BindError:
             http_socket.close()
             raise
@@ -118,10 +127,20 @@ class Server:
         ]
 
     async def set_ready(
-        self, text_service: TextService, is_alive: Callable[[], bool] = lambda: True
+        self,
+        text_service: TextService,
+        is_alive: Callable[[], bool] = lambda: True,
+        backstage: Backstage | None = None,
     ) -> None:
-        """Take calls from now on; `is_alive` says whether the engine still works."""
+        """Take calls from now on.
+
+        Args:
+            text_service: Generates.
+            is_alive: Whether the engine still works.
+            backstage: What the other services answer from; None: they have nothing.
+        """
         self._service.text_service = text_service
+        self.side.set_ready(backstage)
         self._engine_is_alive = is_alive
         self._calls.phase = Phase.READY
         await self._set_health(_SERVING)
@@ -134,6 +153,7 @@ class Server:
 
     async def stop(self) -> None:
         """End what still runs and close both doors."""
+        await self.side.stop()
         await self._calls.cut_short()
         await self._grpc.stop(None)
         self._service.close()
@@ -151,10 +171,10 @@ class Server:
         await self._calls.cut_short()
 
     def _add_services(self) -> None:
-        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
+        self._grpc.add_generic_rpc_handlers((self._service.handler(), *self.side.handlers()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._config.access.reflection:
-            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (SERVICE_NAME, *SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._grpc)
 
     async def _reload_for_ever(self) -> None:
@@ -162,17 +182,19 @@ class Server:
             await asyncio.sleep(self._config.access.reload_seconds)
             self.reload(only_if_changed=True)
 
-    def _bind_grpc(self) -> Address:
+    def _options(self) -> list[tuple[str, Any]]:
+        return [*_GRPC_OPTIONS, *_load_options(self._config.load)]
+
+    def _bind_grpc(self, name: str, server: grpc.aio.Server, address: Address) -> Address:
         """gRPC gives no reason for a port that it cannot bind, so the port is tried first."""
-        address = self._config.grpc_address
-        _bind("grpc_address", address).close()
+        _bind(name, address).close()
         try:
             if self._tls is None:
-                port = self._grpc.add_insecure_port(str(address))
+                port = server.add_insecure_port(str(address))
             else:
-                port = self._grpc.add_secure_port(str(address), self._tls.grpc_credentials())
+                port = server.add_secure_port(str(address), self._tls.grpc_credentials())
         except RuntimeError as error:
-            raise BindError(f"grpc_address: cannot listen on {address}: {error}") from None
+            raise BindError(f"{name}: cannot listen on {address}: {error}") from None
         return Address(address.host, port)
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:

@@ -26,6 +26,8 @@ _NO_TRACE = "0" * 32
 class CallRecord:
     """Grows while the call runs."""
 
+    service: str
+    """In full."""
     method: str
     request_id: str
     trace_id: str
@@ -78,7 +80,10 @@ class CallRecord:
             if self.first_token_seconds is None:
                 self.first_token_seconds = self.clock() - self.started
         else:
-            self._add_usage(event)
+            usage = event.usage
+            self.add_prompt(
+                usage.prompt_tokens, usage.cached_tokens, usage.shared_tokens, usage.computed_tokens
+            )
 
     def fields(self, code: str) -> dict[str, Any]:
         """All of it, by name, for the log."""
@@ -102,15 +107,20 @@ class CallRecord:
         }
         return {name: value for name, value in known.items() if value is not None}
 
-    def _add_usage(self, event: Finished) -> None:
+    def add_prompt(self, tokens: int, cached: int = 0, shared: int = 0, computed: int = 0) -> None:
+        """Count a prompt's tokens, by where they came from."""
         self.num_prompts += 1
-        self.prompt_tokens += event.usage.prompt_tokens
-        self.cached_tokens += event.usage.cached_tokens
-        self.shared_tokens += event.usage.shared_tokens
-        self.computed_tokens += event.usage.computed_tokens
+        self.prompt_tokens += tokens
+        self.cached_tokens += cached
+        self.shared_tokens += shared
+        self.computed_tokens += computed
 
 
-def open_record(method: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> CallRecord:
+def open_record(
+    method: str,
+    metadata: Iterable[tuple[str, str | bytes]] | None,
+    service: str = "treeserve.v1.GenerationService",
+) -> CallRecord:
     """A record with the ids that the caller gave; a request id that is missing or odd is made."""
     given = {key: value for key, value in metadata or () if isinstance(value, str)}
     request_id = given.get(REQUEST_ID, "")
@@ -119,7 +129,7 @@ def open_record(method: str, metadata: Iterable[tuple[str, str | bytes]] | None)
     trace = _TRACE_PARENT.fullmatch(given.get("traceparent", ""))
     trace_id = trace[1] if trace and trace[1] != _NO_TRACE else ""
     headers = {name: given[name] for name in _TRACE_HEADERS if name in given}
-    return CallRecord(method, request_id, trace_id, headers)
+    return CallRecord(service, method, request_id, trace_id, headers)
 
 
 def write_record(record: CallRecord, code: str) -> None:

@@ -9,6 +9,7 @@ from treeserve.errors import ConfigError, TreeserveError
 
 DEFAULT_GRPC_ADDRESS = "127.0.0.1:50051"
 DEFAULT_HTTP_ADDRESS = "127.0.0.1:8000"
+DEFAULT_ADMIN_ADDRESS = "127.0.0.1:50052"
 DEFAULT_DRAIN_GRACE_SECONDS = 30.0
 DEFAULT_STALL_SECONDS = 300.0
 DEFAULT_MAX_BUFFERED_BYTES = 4 << 20
@@ -110,6 +111,8 @@ class ServerConfig:
     grpc_address: Address
     """Port 0: any free one."""
     http_address: Address
+    admin_address: Address | None = None
+    """None: there is no AdminService."""
     drain_grace_seconds: float = DEFAULT_DRAIN_GRACE_SECONDS
     """How long running streams may go on after a drain has begun."""
     stall_seconds: float = DEFAULT_STALL_SECONDS
@@ -145,12 +148,17 @@ class ServerConfig:
     @property
     def shows_keys_in_the_clear(self) -> bool:
         """Whether keys cross a network unencrypted."""
-        exposed = not (self.grpc_address.is_loopback and self.http_address.is_loopback)
+        exposed = any(not address.is_loopback for _, address in self._addresses())
         return self.access.api_keys is not None and self.tls is None and exposed
 
+    def _addresses(self) -> list[tuple[str, Address]]:
+        """By the names of their options."""
+        names = ("grpc_address", "http_address", "admin_address")
+        given = ((name, getattr(self, name)) for name in names)
+        return [(name, address) for name, address in given if address is not None]
+
     def _refuse_exposure(self) -> None:
-        for name in ("grpc_address", "http_address"):
-            address: Address = getattr(self, name)
+        for name, address in self._addresses():
             if not address.is_loopback:
                 raise ConfigError(
                     f"{name}: other machines may reach {address}, and nobody would be asked who "

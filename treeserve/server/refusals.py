@@ -1,17 +1,17 @@
-"""Why the server refuses a call that is right in itself."""
+"""Why the server itself refuses a call; what the engine's state refuses is in treeserve.errors."""
 
-from treeserve.errors import TreeserveError
+from treeserve.errors import Refused
 
 
-class Unauthenticated(TreeserveError):
+class Unauthenticated(Refused):
     """A call without a valid key; its text never says what was wrong with the key."""
 
 
-class Forbidden(TreeserveError):
+class Forbidden(Refused):
     """A caller without the permission that a call needs; names it."""
 
 
-class Overloaded(TreeserveError):
+class Overloaded(Refused):
     """More than the server, or a caller's key, takes at once.
 
     Args:
@@ -27,5 +27,5 @@ class Overloaded(TreeserveError):
         self.retry_seconds = retry_seconds
 
 
-class ReaderTooSlow(TreeserveError):
+class ReaderTooSlow(Refused):
     """A caller that does not take what it asked for."""

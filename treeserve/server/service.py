@@ -1,21 +1,19 @@
 """The two methods of GenerationService, from request bytes to streamed messages."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
-from treeserve.errors import EngineStopped
 from treeserve.metrics import Metrics
 from treeserve.pb import generation_pb2 as pb
 from treeserve.server.batching import PromptEvents, batched
-from treeserve.server.call_log import REQUEST_ID, CallRecord, open_record, text_of, write_record
-from treeserve.server.calls import Calls, Phase
+from treeserve.server.call_log import CallRecord, text_of
 from treeserve.server.config import ServerConfig
 from treeserve.server.contract import EventStream, TextService
 from treeserve.server.convert import (
@@ -24,31 +22,16 @@ from treeserve.server.convert import (
     write_generate,
     write_generate_tree,
 )
-from treeserve.server.doorkeeper import Doorkeeper
-from treeserve.server.engine_watch import EngineWatch
+from treeserve.server.doors import Call, Doors
+from treeserve.server.endings import Endings
 from treeserve.server.identity import Permission
 from treeserve.server.measure import measured
-from treeserve.server.quotas import Quotas
-from treeserve.server.status import code_of, status_of
-from treeserve.server.tracing import Tracing
-from treeserve.server.waiting import Ticket, WaitingRoom
-from treeserve.types import Caller, Delta, Finished, RequestSize
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
-_Start: TypeAlias = Callable[["_Call", TextService, bytes], EventStream]
+_Start: TypeAlias = Callable[[Call, TextService, bytes], EventStream]
 _Write: TypeAlias = Callable[[PromptEvents], Message]
-
-
-class Doors(NamedTuple):
-    """What decides whether a call may come in."""
-
-    doorkeeper: Doorkeeper
-    calls: Calls
-    quotas: Quotas
-    waiting: WaitingRoom
-    watch: EngineWatch
 
 
 class GenerationService:
@@ -59,21 +42,17 @@ class GenerationService:
 
     Args:
         doors: Decide whether a call may run.
-        metrics: Told of every call.
-        config: How much a slow reader may leave unread, and what is logged.
-        tracing: None: there is none.
+        endings: Tell of every call.
+        metrics: Told of every stream.
+        config: How much a slow reader may leave unread, and whether prompts are logged.
     """
 
     def __init__(
-        self,
-        doors: Doors,
-        metrics: Metrics,
-        config: ServerConfig,
-        tracing: Tracing | None = None,
+        self, doors: Doors, endings: Endings, metrics: Metrics, config: ServerConfig
     ) -> None:
-        self._tracing = tracing
         self.text_service: TextService | None = None
         self._doors = doors
+        self._endings = endings
         self._metrics = metrics
         self._config = config
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="treeserve-tokenise")
@@ -89,7 +68,7 @@ class GenerationService:
         self._tokenising.shutdown(wait=False, cancel_futures=True)
 
     async def _generate(self, data: bytes, context: Context) -> None:
-        def start(call: _Call, service: TextService, data: bytes) -> EventStream:
+        def start(call: Call, service: TextService, data: bytes) -> EventStream:
             prompt, params = read_generate(data)
             if self._config.log_prompts:
                 call.record.prompt = text_of(prompt)
@@ -98,7 +77,7 @@ class GenerationService:
         await self._answer("Generate", data, context, start, write_generate)
 
     async def _generate_tree(self, data: bytes, context: Context) -> None:
-        def start(call: _Call, service: TextService, data: bytes) -> EventStream:
+        def start(call: Call, service: TextService, data: bytes) -> EventStream:
             tree = read_generate_tree(data)
             if self._config.log_prompts:
                 call.record.prompt = text_of(tree)
@@ -109,31 +88,8 @@ class GenerationService:
     async def _answer(
         self, method: str, data: bytes, context: Context, start: _Start, write: _Write
     ) -> None:
-        code = grpc.StatusCode.OK
-        record = open_record(method, context.invocation_metadata())
-        context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
-        try:
+        async with self._endings.of(SERVICE_NAME, method, context) as record:
             await self._stream(data, context, record, start, write)
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            if self._doors.calls.phase is not Phase.STOPPED:
-                raise
-            code = grpc.StatusCode.UNAVAILABLE
-            error = EngineStopped("the server shut down before the call had ended")
-            await _abort(context, error, record)
-        except Exception as error:
-            code = grpc.StatusCode.CANCELLED if context.done() else code_of(error)
-            if not context.done():
-                await _abort(context, error, record)
-        finally:
-            self._tell(record, code.name)
-
-    def _tell(self, record: CallRecord, code: str) -> None:
-        self._metrics.observe_call(record.method, code)
-        if self._tracing is not None:
-            record.trace_id = self._tracing.trace(record, code)
-        if self._config.request_log:
-            write_record(record, code)
 
     async def _stream(
         self, data: bytes, context: Context, record: CallRecord, start: _Start, write: _Write
@@ -141,9 +97,9 @@ class GenerationService:
         doors = self._doors
         record.identity = doors.doorkeeper.identify(context)
         doors.doorkeeper.require(record.identity, Permission.GENERATE)
-        with doors.calls.admit(), doors.quotas.request(record.identity):
+        call = Call(record, doors)
+        with call.enter():
             assert self.text_service is not None, "ready without a text service"
-            call = _Call(record, doors)
             begin = partial(start, call, self.text_service, data)
             stream = await asyncio.get_running_loop().run_in_executor(self._tokenising, begin)
             async with aclosing(measured(stream, self._metrics, also=call.see)) as events:
@@ -155,38 +111,6 @@ class GenerationService:
                     async for batch in batches:
                         for prompt_events in batch:
                             await context.write(write(prompt_events))
-
-
-class _Call:
-    """One call that has come in: whose it is, and what it takes up.
-
-    Args:
-        record: With its identity.
-        doors: Count what it takes up.
-    """
-
-    def __init__(self, record: CallRecord, doors: Doors) -> None:
-        self.record = record
-        self.caller = Caller(namespace=record.identity.tenant, tenant=record.identity.tenant)
-        self._doors = doors
-        self._ticket: Ticket | None = None
-
-    @contextmanager
-    def admit(self, size: RequestSize) -> Iterator[None]:
-        """Let its prompts in, once it is known how large they are."""
-        doors = self._doors
-        with (
-            doors.quotas.tokens(self.record.identity, size.num_tokens),
-            doors.waiting.wait(size) as self._ticket,
-            doors.watch.work(size.first_request_id) as self.record.queue_time,
-        ):
-            yield
-
-    def see(self, event: Delta | Finished) -> None:
-        """Take in an event of its stream: a prompt that draws waits no more."""
-        self.record.see(event)
-        if self._ticket:
-            self._ticket.leave_one(event.path)
 
 
 async def _send_headers(context: Context) -> None:
@@ -201,12 +125,6 @@ async def _send_headers(context: Context) -> None:
         await asyncio.shield(sending)
     finally:
         await asyncio.wait([sending])
-
-
-async def _abort(context: Context, error: Exception, record: CallRecord) -> None:
-    status = status_of(error)
-    ids = ((REQUEST_ID, record.request_id),)
-    await context.abort(status.code, status.details, (*status.trailing_metadata, *ids))
 
 
 def _streaming(

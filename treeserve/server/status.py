@@ -9,28 +9,40 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from treeserve.errors import EngineStopped, InvalidRequest
+from treeserve.errors import (
+    AlreadyExists,
+    Damaged,
+    EngineStopped,
+    InvalidRequest,
+    NoRoom,
+    NotFound,
+    NotPossible,
+)
 from treeserve.server.convert import proto_path
 from treeserve.server.refusals import Forbidden, Overloaded, ReaderTooSlow, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
+_CODES: dict[type[Exception], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    EngineStopped: grpc.StatusCode.UNAVAILABLE,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ReaderTooSlow: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NoRoom: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    NotPossible: grpc.StatusCode.FAILED_PRECONDITION,
+    Damaged: grpc.StatusCode.DATA_LOSS,
+}
+
 
 def code_of(error: Exception) -> grpc.StatusCode:
     """The code that an error ends its call with."""
-    match error:
-        case InvalidRequest():
-            return grpc.StatusCode.INVALID_ARGUMENT
-        case EngineStopped():
-            return grpc.StatusCode.UNAVAILABLE
-        case Overloaded() | ReaderTooSlow():
-            return grpc.StatusCode.RESOURCE_EXHAUSTED
-        case Unauthenticated():
-            return grpc.StatusCode.UNAUTHENTICATED
-        case Forbidden():
-            return grpc.StatusCode.PERMISSION_DENIED
-        case _:
-            return grpc.StatusCode.INTERNAL
+    kinds = (kind for kind in type(error).__mro__ if kind in _CODES)
+    kind = next(kinds, None)
+    return grpc.StatusCode.INTERNAL if kind is None else _CODES[kind]
 
 
 def status_of(error: Exception) -> grpc.Status:

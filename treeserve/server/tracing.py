@@ -39,7 +39,7 @@ class Tracing:
 
         parent = TraceContextTextMapPropagator().extract(record.trace_headers)
         call = self._tracer.start_span(
-            f"treeserve.v1.GenerationService/{record.method}",
+            f"{record.service}/{record.method}",
             parent,
             kind=SpanKind.SERVER,
             attributes=_attributes(record, code),
@@ -101,7 +101,7 @@ def _phases(record: CallRecord, total: float) -> list[tuple[str, float, float]]:
 def _attributes(record: CallRecord, code: str) -> dict[str, Any]:
     return {
         "rpc.system": "grpc",
-        "rpc.service": "treeserve.v1.GenerationService",
+        "rpc.service": record.service,
         "rpc.method": record.method,
         "rpc.grpc.status_code": grpc.StatusCode[code].value[0],
         "treeserve.request_id": record.request_id,

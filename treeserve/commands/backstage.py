@@ -1,0 +1,76 @@
+"""What `treeserve serve` offers beside generation: its options, and what a loaded engine says."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treeserve.commands.options import package_version
+from treeserve.prefixes.folder import DEFAULT_MAX_BYTES, PrefixFolder
+from treeserve.server.backstage import Backstage
+
+if TYPE_CHECKING:
+    from treeserve.building import BuiltEngine
+    from treeserve.loop import EngineLoop
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BackstageOptions:
+    """Checked at the start, before a model is loaded."""
+
+    show_text: bool = False
+    """Whether the tree is shown with its token ids."""
+    folder: PrefixFolder | None = None
+    """Where prefixes are saved; None: nowhere."""
+
+
+def add_backstage_options(group: "argparse._ArgumentGroup") -> None:
+    """Declare them."""
+    group.add_argument(
+        "--show-text", action="store_true",
+        help="let TreeService show the token ids of what is cached, which is what clients wrote",
+    )  # fmt: skip
+    group.add_argument(
+        "--prefix-folder", type=Path, metavar="FOLDER",
+        help="where PrefixService saves prefixes with their KV; default: nowhere",
+    )  # fmt: skip
+    group.add_argument(
+        "--prefix-folder-bytes", type=int, default=DEFAULT_MAX_BYTES, metavar="N",
+        help="of all saved prefixes together, at most; default: %(default)s",
+    )  # fmt: skip
+
+
+def read_backstage_options(args: argparse.Namespace) -> BackstageOptions:
+    """Raises ConfigError where a folder cannot be used."""
+    folder = None
+    if args.prefix_folder is not None:
+        folder = PrefixFolder(args.prefix_folder, args.prefix_folder_bytes)
+    return BackstageOptions(args.show_text, folder)
+
+
+def make_backstage(
+    built: "BuiltEngine",
+    engine_options: Mapping[str, Any],
+    options: BackstageOptions,
+    loop: "EngineLoop",
+) -> Backstage:
+    """For an engine whose loop has started, built with these options."""
+    from treeserve.administration import Administration
+    from treeserve.config import EngineOptions
+    from treeserve.inspection import Inspection
+    from treeserve.prefixes.fingerprint import make_fingerprint
+    from treeserve.prefixes.keeper import PrefixKeeper
+
+    fingerprint = make_fingerprint(built.model, built.prompter.tokenizer, built.kv_cache)
+    return Backstage(
+        Inspection(loop, shows_tokens=options.show_text),
+        PrefixKeeper(loop, built.prompter, built.kv_cache, fingerprint, options.folder),
+        Administration(
+            loop,
+            built.model,
+            built.backend,
+            asdict(EngineOptions(**engine_options)) | {"num_pages": built.num_pages},
+            package_version(),
+        ),
+    )
