@@ -25,6 +25,7 @@ class Lineup:
         self._admission = admission
         self._queue = queue
         self._num_turns = 0
+        self._admitted: list[str] = []
         self._startable: SortedItems[LiveRequest] = SortedItems(key=attrgetter("turn"))
 
     @property
@@ -37,6 +38,11 @@ class Lineup:
 
     def is_waiting(self, request_id: str) -> bool:
         return request_id in self._queue
+
+    def take_admitted(self) -> list[str]:
+        """Requests that the last start admitted, once."""
+        admitted, self._admitted = self._admitted, []
+        return admitted
 
     def push(self, request: LiveRequest, now: float) -> None:
         self._queue.push(request, now)
@@ -56,6 +62,7 @@ class Lineup:
 
     def start(self, num_prompt_rows: int, now: float) -> None:
         """Starts what there is memory for and what keeps so many rows of a step busy."""
+        self._admitted = []
         if self._start_admitted():
             self._admit(num_prompt_rows, now)
         if not self._admission.num_running and (len(self._startable) or len(self._queue)):
@@ -108,6 +115,7 @@ class Lineup:
         self._queue.remove(request.request_id)
         request.turn = self._num_turns
         self._num_turns += 1
+        self._admitted.append(request.request_id)
         if request.trunk is not None:
             self._tree.count_hit(request.trunk)
         num_computed = self._tree.locate(request.prefix).num_computed

@@ -114,10 +114,9 @@ class Scheduler:
     def fork(self, fork: ScheduledFork) -> None:
         """Queues a request that goes on from one of another sample's tokens.
 
-        What comes before the branch is shared where it lies; for a living parent nothing of it is
-        computed again but the row of the last shared token, for its logits; `Admission.branch` says
-        when the parent has to keep its tokens to itself. Of a parent that ended, what has been
-        evicted since is computed once more. A token that was not read is none of its tokens yet.
+        What comes before the branch is shared where it lies: of a living parent (but see
+        `Admission.branch`) only the last token's row is computed again, for its logits; of one that
+        ended, what has been evicted. A token that was not read is none of its tokens yet.
 
         Raises:
             InvalidRequest: No such parent, it did not draw as many tokens, or as `add`.
@@ -304,6 +303,13 @@ class Scheduler:
         """Whether a request has not been admitted yet; False of unknown ones."""
         return self._lineup.is_waiting(request_id)
 
+    def take_admitted(self) -> list[str]:
+        return self._lineup.take_admitted()
+
+    def num_computed(self, request_id: str) -> int:
+        request = self._live.get(request_id)
+        return 0 if request is None else self._tree.locate(request.prefix).num_computed
+
     def has_work(self) -> bool:
         return bool(self._live)
 
@@ -346,29 +352,22 @@ class Scheduler:
         self._tree.check()
         self._lineup.check(requests)
         self._admission.check(requests)
-        assert not any(request.is_done for request in requests), "a request outlived its samples"
+        assert not any(request.is_done for request in requests), "it outlived its samples"
         self._rows.check()
         for sample in samples:
             sample.tail.check(self._config.page_size)
         self._flights.check(samples)
         if self._flights.decided is None:
             kept = [s for s in self._tree.segments() if s.kept_index is not None]
-            assert not any(s.is_pending for s in kept), (
-                "kept logits of tokens that are not computed"
-            )
+            assert not any(s.is_pending for s in kept), "kept logits of what is not computed"
 
     def _find_parent(self, key: SampleKey) -> FinishedSample:
         parent = self._live.get(key.request_id)
-        if parent is None:
-            finished = self._finished.get(key)
-        else:
-            finished = parent.snapshot(key.sample_index) or self._finished.get(key)
+        alive = None if parent is None else parent.snapshot(key.sample_index)
+        finished = alive or self._finished.get(key)
         if finished is None:
-            raise InvalidRequest(
-                "parent",
-                f"sample {key.sample_index} of {key.request_id!r} is neither alive nor among those "
-                "that ended last",
-            )
+            name = f"sample {key.sample_index} of {key.request_id!r}"
+            raise InvalidRequest("parent", f"{name}: neither alive nor ended last")
         return finished
 
     def _expire(self, now: float) -> None:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from treeserve.errors import ConfigError, InvalidRequest, ModelError, TreeserveError
 from treeserve.types import (
+    Chat,
     Delta,
     Finished,
     FinishReason,
     Generation,
+    Guidance,
+    Message,
     PromptTree,
     Sample,
     SamplingParams,
@@ -26,12 +29,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "Chat",
     "ConfigError",
     "Delta",
     "FinishReason",
     "Finished",
     "Generation",
+    "Guidance",
     "InvalidRequest",
+    "Message",
     "ModelError",
     "PromptTree",
     "Sample",

@@ -13,11 +13,14 @@ from treeserve.errors import InvalidRequest, TreeserveError
 from treeserve.pb import generation_pb2 as pb
 from treeserve.pb import generation_pb2_grpc as pb_grpc
 from treeserve.types import (
+    Chat,
     Delta,
     Finished,
     FinishReason,
+    Guidance,
     Prompt,
     PromptTree,
+    SampleTimings,
     SamplingParams,
     TokenLogprob,
     Usage,
@@ -26,8 +29,25 @@ from treeserve.types import (
 Item: TypeAlias = Delta | Finished
 
 _SECTIONS = {
-    "sampling": ("temperature", "top_k", "top_p", "min_p", "seed"),
-    "stopping": ("max_tokens", "stop", "stop_token_ids", "ignore_eos"),
+    "sampling": (
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "seed",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+    ),
+    "stopping": (
+        "max_tokens",
+        "stop",
+        "stop_token_ids",
+        "ignore_eos",
+        "include_stop",
+        "min_tokens",
+        "time_limit_seconds",
+    ),
     "output": ("logprobs",),
 }
 """Where the protobuf Parameters keep the fields of SamplingParams."""
@@ -39,6 +59,7 @@ _REASONS = {
     pb.FINISH_REASON_ABORT: FinishReason.ABORT,
     pb.FINISH_REASON_ERROR: FinishReason.ERROR,
     pb.FINISH_REASON_DEADLINE: FinishReason.DEADLINE,
+    pb.FINISH_REASON_TIME_LIMIT: FinishReason.TIME_LIMIT,
 }
 
 _STATUS_DETAILS = "grpc-status-details-bin"
@@ -184,6 +205,8 @@ def _write_generate(prompt: Prompt, params: SamplingParams) -> pb.GenerateReques
     _set(request, "n", params.n, "n")
     if isinstance(prompt, str):
         _set(request, "text", prompt, "prompt")
+    elif isinstance(prompt, Chat):
+        _write_chat(request.chat, prompt, "")
     else:
         request.token_ids.SetInParent()
         _extend(request.token_ids.ids, prompt, "prompt")
@@ -196,12 +219,25 @@ def _write_node(tree: PromptTree, path: str) -> pb.TreeNode:
         for index, branch in enumerate(tree.branches)
     ]
     node = pb.TreeNode(branches=branches)
-    _set(node, "text", tree.text, f"{path}.prompt")
+    if tree.text:
+        _set(node, "text", tree.text, f"{path}.prompt")
+    elif tree.messages:
+        _write_chat(node.chat, Chat(tree.messages), f"{path}.")
+    elif tree.token_ids:
+        _extend(node.token_ids.ids, tree.token_ids, f"{path}.prompt")
     if tree.n is not None:
         _set(node, "n", tree.n, f"{path}.n")
     if tree.params is not None:
         node.params.CopyFrom(_write_params(tree.params, f"{path}."))
     return node
+
+
+def _write_chat(message: pb.Chat, chat: Chat, prefix: str) -> None:
+    message.SetInParent()
+    for index, turn in enumerate(chat.messages):
+        entry = message.messages.add()
+        _set(entry, "role", turn.role, f"{prefix}messages[{index}].role")
+        _set(entry, "content", turn.content, f"{prefix}messages[{index}].content")
 
 
 def _write_params(params: SamplingParams, prefix: str) -> pb.Parameters:
@@ -214,7 +250,22 @@ def _write_params(params: SamplingParams, prefix: str) -> pb.Parameters:
                 _extend(getattr(section, name), value, f"{prefix}{name}")
             elif value is not None:
                 _set(section, name, value, f"{prefix}{name}")
+    for token_id, bias in params.logit_bias.items():
+        try:
+            message.sampling.logit_bias[token_id] = bias
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"{prefix}logit_bias", _reason(token_id, error)) from None
+    if params.guidance is not None:
+        _write_guidance(message.guidance, params.guidance, f"{prefix}guidance.")
     return message
+
+
+def _write_guidance(message: pb.Guidance, guidance: Guidance, prefix: str) -> None:
+    if isinstance(guidance.source, str):
+        _set(message, guidance.kind, guidance.source, f"{prefix}{guidance.kind}")
+    else:
+        message.choice.SetInParent()
+        _extend(message.choice.choices, guidance.source, f"{prefix}choice")
 
 
 def _set(message: Message, name: str, value: object, field: str) -> None:
@@ -256,12 +307,24 @@ def _read_delta(path: tuple[int, ...], sample: pb.SampleDelta) -> Delta:
         token_ids=tuple(sample.token_ids),
         logprobs=logprobs or None,
         finish_reason=_REASONS[sample.finish_reason],
+        stop_match=getattr(sample, stop) if (stop := sample.WhichOneof("stop")) else None,
+        num_tokens=sample.num_tokens,
+        timings=_read_timings(sample.timings) if sample.HasField("timings") else None,
+    )
+
+
+def _read_timings(timings: pb.SampleTimings) -> SampleTimings:
+    return SampleTimings(
+        queue_seconds=timings.queue_seconds,
+        first_token_seconds=timings.first_token_seconds,
+        total_seconds=timings.total_seconds,
+        seconds_per_token=timings.seconds_per_token,
     )
 
 
 def _read_logprob(entry: pb.TokenLogprob) -> TokenLogprob:
     top = tuple((other.token_id, other.logprob) for other in entry.top)
-    return TokenLogprob(entry.token_id, entry.logprob, top)
+    return TokenLogprob(entry.token_id, entry.logprob, top, entry.rank)
 
 
 def _read_usage(usage: pb.Usage) -> Usage:
@@ -271,6 +334,7 @@ def _read_usage(usage: pb.Usage) -> Usage:
         shared_tokens=usage.shared_in_flight_tokens,
         computed_tokens=usage.computed_tokens,
         completion_tokens=usage.completion_tokens,
+        recomputed_tokens=usage.recomputed_tokens,
     )
 
 
@@ -295,6 +359,8 @@ def _field_name(path: str) -> str:
     """The name in the Python API of a field of the messages."""
     for section in _SECTIONS:
         path = path.replace(f"params.{section}.", "")
+    path = path.replace("params.guidance.", "guidance.").replace("chat.messages[", "messages[")
+    path = path.replace("choice.choices[", "choice[")
     if path.startswith("tree") and path.endswith(".text"):
         return f"{path.removesuffix('.text')}.prompt"
     return path

@@ -6,89 +6,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from treeserve.errors import InvalidRequest
+from treeserve.engine_messages import (
+    Branch,
+    EngineEvent,
+    EngineFork,
+    EngineRequest,
+    PromptProgress,
+    RequestEnded,
+    TokenEvent,
+    as_fork,
+)
+from treeserve.live_request import LiveRequest
 from treeserve.runner import Launched, Runner
 from treeserve.sampler import DrawnToken, DrawParams
 from treeserve.scheduler.counts import SchedulerCounts
 from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import SampleKey, Step
-from treeserve.types import (
-    FinishReason,
-    SamplingParams,
-    Sharing,
-    StepNumbers,
-    TokenLogprob,
-)
+from treeserve.types import FinishReason, Sharing, StepNumbers
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EngineRequest:
-    """One prompt in token ids. `params.seed` is set; stop strings are not the engine's business."""
-
-    request_id: str
-    prompt_token_ids: tuple[int, ...]
-    params: SamplingParams
-    end_token_ids: frozenset[int] = frozenset()
-    """The model's own end-of-text tokens and the caller's stop token ids."""
-    namespace: str = ""
-    num_public_tokens: int = 0
-    """The prompt's first tokens that every namespace may share."""
-    tenant: str = ""
-    """Whom the work is charged to."""
-    priority: int = 0
-    """Higher goes sooner."""
-    deadline: float | None = None
-    """On the monotonic clock, in seconds; what is not finished by then is ended."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EngineFork:
-    """Samples that go on from a token of another sample. `params.seed` is set."""
-
-    request_id: str
-    parent_request_id: str
-    parent_sample_index: int
-    num_tokens: int
-    """Tokens that the parent drew before the branch."""
-    params: SamplingParams
-    end_token_ids: frozenset[int] = frozenset()
-    priority: int = 0
-    deadline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """One sample drew one token."""
-
-    request_id: str
-    sample_index: int
-    token_id: int
-    logprob: TokenLogprob | None
-    finish_reason: FinishReason | None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestEnded:
-    """The last event of a request, after all its samples ended."""
-
-    request_id: str
-    usage: PromptUsage
-    reason: FinishReason = FinishReason.ABORT
-    """Why samples that had not finished were ended."""
-    error: str | None = None
-    """What went wrong, if something did."""
-
-
-EngineEvent = TokenEvent | RequestEnded
-
-
-@dataclass(slots=True)
-class _LiveRequest:
-    params: SamplingParams
-    open_samples: set[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +33,7 @@ class _Flying:
     """A step that the device works on, and whose tokens nobody has read."""
 
     step: Step
+    draws: list[DrawParams]
     launched: Launched
     launched_at: float
 
@@ -117,12 +55,14 @@ class Engine:
         self._overlap = overlap
         self._flying: _Flying | None = None
         self._read_at = 0.0
-        self._live: dict[str, _LiveRequest] = {}
+        self._live: dict[str, LiveRequest] = {}
         self._events: list[EngineEvent] = []
         self._sharing = Sharing()
         self._evicted_tokens = 0
         self._drawing: tuple[SampleKey, ...] = ()
         self._draw_params: list[DrawParams] = []
+        self._progress: dict[str, int] = {}
+        """Computed tokens of the prompts whose progress is told, until their first draw."""
 
     @property
     def scheduler(self) -> Scheduler:
@@ -140,6 +80,9 @@ class Engine:
         Raises:
             InvalidRequest: It can never fit in the pool.
         """
+        if request.branch is not None and self._is_open(request.branch):
+            self.fork(as_fork(request, request.branch))
+            return
         params = request.params
         self._scheduler.add(
             ScheduledRequest(
@@ -155,7 +98,7 @@ class Engine:
                 deadline=request.deadline,
             )
         )
-        self._live[request.request_id] = _LiveRequest(params, set(range(params.n)))
+        self._open(request)
 
     def fork(self, fork: EngineFork) -> None:
         """Queue samples that go on from a token of another one, alive or ended not long ago.
@@ -177,7 +120,7 @@ class Engine:
                 deadline=fork.deadline,
             )
         )
-        self._live[fork.request_id] = _LiveRequest(params, set(range(params.n)))
+        self._open(fork)
 
     def abort(self, request_id: str, sample_index: int | None = None) -> None:
         """End a request, or one of its samples, at once. What has ended or never was is ignored."""
@@ -203,11 +146,12 @@ class Engine:
             What happened since the last step and in this one, and this one's numbers: with no rows
             and no draws where it failed or was not needed, None where nothing happened at all.
         """
-        numbers = self._read_flying_sync() if self._scheduler.must_read_first() else None
+        numbers = self._read_flying_sync() if self._must_read_first() else None
         step = self._scheduler.schedule()
         for request_id in self._scheduler.take_expired():
             usage = self._scheduler.usage(request_id)
             self._end(request_id, usage, reason=FinishReason.DEADLINE)
+        self._note_admitted()
         if step is None:
             numbers = self._read_flying_sync() or numbers
         elif self._overlap:
@@ -245,18 +189,20 @@ class Engine:
         """One step from its launch to its tokens; None if it failed."""
         started = time.perf_counter()
         try:
-            drawn = self._runner.run(step, self._params_of(step.draws.samples))
+            draws = self._params_of(step.draws.samples)
+            drawn = self._runner.run(step, draws)
         except BaseException as error:
             self._fail(step, error)
             return None
         model_seconds = time.perf_counter() - started
-        return self._fold_back(step, drawn, model_seconds)
+        return self._fold_back(step, draws, drawn, model_seconds)
 
     def _launch_ahead(self, step: Step) -> StepNumbers | None:
         """Starts a step, and only then waits for the one before, whose numbers it returns."""
         started = time.perf_counter()
         try:
-            launched = self._runner.launch(step, self._params_of(step.draws.samples))
+            draws = self._params_of(step.draws.samples)
+            launched = self._runner.launch(step, draws)
         except BaseException as error:
             numbers = self._read_flying_sync()
             if self._scheduler.is_in_flight(step):
@@ -266,7 +212,7 @@ class Engine:
         # If the step before has failed, this one counts for nothing: nobody reads it.
         if self._scheduler.is_in_flight(step):
             self._scheduler.assume(step)
-            self._flying = _Flying(step, launched, started)
+            self._flying = _Flying(step, draws, launched, started)
         return numbers
 
     def _read_flying_sync(self) -> StepNumbers | None:
@@ -283,23 +229,89 @@ class Engine:
         # The device starts on a step when it is through with the one before.
         model_seconds = now - max(flying.launched_at, self._read_at)
         self._read_at = now
-        return self._fold_back(flying.step, drawn, model_seconds)
+        return self._fold_back(flying.step, flying.draws, drawn, model_seconds)
+
+    def _must_read_first(self) -> bool:
+        """Whether the next step depends on what the one on its way has drawn."""
+        flying = self._flying
+        if flying is not None and any(draw.needs_history for draw in flying.draws):
+            return True
+        return self._scheduler.must_read_first()
 
     def _params_of(self, drawing: tuple[SampleKey, ...]) -> list[DrawParams]:
         """The same list as long as the same samples draw."""
         if drawing is not self._drawing:
             self._draw_params = [
-                DrawParams(self._live[key.request_id].params, key.sample_index) for key in drawing
+                DrawParams(live.params, key.sample_index, live.rules(key.sample_index))
+                for key, live in ((key, self._live[key.request_id]) for key in drawing)
             ]
             self._drawing = drawing
         return self._draw_params
 
-    def _fold_back(self, step: Step, drawn: list[DrawnToken], model_seconds: float) -> StepNumbers:
+    def _open(self, request: EngineRequest | EngineFork) -> None:
+        self._live[request.request_id] = LiveRequest(request)
+        if request.reports_progress:
+            self._progress[request.request_id] = 0
+
+    def _is_open(self, branch: Branch) -> bool:
+        live = self._live.get(branch.request_id)
+        return live is not None and branch.sample_index in live.open_samples
+
+    def _note_admitted(self) -> None:
+        now = time.monotonic()
+        for request_id in self._scheduler.take_admitted():
+            if request_id in self._live:
+                self._live[request_id].admitted_at = now
+
+    def _progresses(self, step: Step) -> list[EngineEvent]:
+        events: list[EngineEvent] = []
+        for request_id, told in self._progress.items():
+            num_computed = self._scheduler.num_computed(request_id)
+            if num_computed > told:
+                self._progress[request_id] = num_computed
+                events.append(PromptProgress(request_id, num_computed))
+        for key in step.draws.samples:
+            self._progress.pop(key.request_id, None)
+        return events
+
+    def _observe(
+        self, step: Step, draws: list[DrawParams], drawn: list[DrawnToken]
+    ) -> dict[int, SampleKey]:
+        """Tell rules what was drawn; by draw, samples that their rules cannot go on with."""
+        broken = {}
+        lost = self._scheduler.lost_draws
+        for index, (draw, token) in enumerate(zip(draws, drawn, strict=True)):
+            if draw.rules is None or index in lost:
+                continue
+            draw.rules.observe(token.token_id)
+            if draw.rules.error:
+                logger.warning("a guided sample cannot go on: %s", draw.rules.error)
+                broken[index] = step.draws.samples[index]
+        return broken
+
+    def _fold_back(
+        self,
+        step: Step,
+        draws: list[DrawParams],
+        drawn: list[DrawnToken],
+        model_seconds: float,
+    ) -> StepNumbers:
+        now = time.monotonic()
         finished = self._scheduler.complete(step, [token.token_id for token in drawn])
         lost = self._scheduler.lost_draws
         reasons = {end.draw_index: FinishReason(end.reason) for end in finished}
+        broken = self._observe(step, draws, drawn)
+        reasons = dict.fromkeys(broken, FinishReason.ERROR) | reasons
+        self._events += self._progresses(step)
         self._events += [
-            TokenEvent(*key, token.token_id, token.logprob, reasons.get(index))
+            TokenEvent(
+                *key,
+                token.token_id,
+                token.logprob,
+                reasons.get(index),
+                now,
+                self._live[key.request_id].admitted_at,
+            )
             for index, (key, token) in enumerate(zip(step.draws.samples, drawn, strict=True))
             if index not in lost
         ]
@@ -308,6 +320,8 @@ class Engine:
             live.open_samples.discard(end.sample_index)
             if not live.open_samples:
                 self._end(end.request_id, self._scheduler.usage(end.request_id))
+        for key in broken.values():
+            self.abort(*key)
         return self._step_numbers(step, len(drawn) - len(lost), model_seconds)
 
     def _fail(self, step: Step, error: BaseException) -> None:
@@ -327,8 +341,10 @@ class Engine:
         reason: FinishReason = FinishReason.ABORT,
         error: str | None = None,
     ) -> None:
-        del self._live[request_id]
-        self._events.append(RequestEnded(request_id, usage, reason, error))
+        admitted_at = self._live.pop(request_id).admitted_at
+        self._progress.pop(request_id, None)
+        now = time.monotonic()
+        self._events.append(RequestEnded(request_id, usage, reason, error, now, admitted_at))
         self._sharing = _add_sharing(
             self._sharing,
             Sharing(
@@ -370,24 +386,6 @@ class Engine:
             schedule_seconds=counts.tally.schedule_seconds + counts.tally.complete_seconds,
             hidden_seconds=counts.tally.hidden_seconds,
             model_seconds=model_seconds,
-        )
-
-
-def check_request(request: EngineRequest, vocabulary_size: int, max_positions: int) -> None:
-    """Raise InvalidRequest if the model can never serve the request."""
-    prompt = request.prompt_token_ids
-    if not prompt:
-        raise InvalidRequest("prompt", "must not be empty")
-    for index, token_id in enumerate(prompt):
-        if not 0 <= token_id < vocabulary_size:
-            raise InvalidRequest(
-                f"prompt[{index}]",
-                f"token id {token_id} is outside the vocabulary of {vocabulary_size}",
-            )
-    if len(prompt) >= max_positions:
-        raise InvalidRequest(
-            "prompt",
-            f"has {len(prompt)} tokens; the model takes at most {max_positions - 1} and one more",
         )
 
 

@@ -18,6 +18,10 @@ class InvalidRequest(TreeserveError, ValueError):
         self.description = description
 
 
+class BeyondDrawn(InvalidRequest):
+    """A token that a sample has not drawn (yet)."""
+
+
 class ModelError(TreeserveError):
     """A model that cannot be loaded or served; says which and why."""
 
@@ -59,7 +63,7 @@ class AlreadyExists(Refused):
 
 
 class NotPossible(Refused):
-    """The server is not in a state for it, or what it names does not fit this server."""
+    """The server is not in a state for it, or the model or this installation does not have it."""
 
 
 class NoRoom(Refused):
@@ -68,3 +72,7 @@ class NoRoom(Refused):
 
 class Damaged(Refused):
     """What was stored is not what was written."""
+
+
+class NotImplementedYet(Refused):
+    """A field that is defined but not served; names it."""

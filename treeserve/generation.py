@@ -1,104 +1,255 @@
 """Text in, streams of text out, over a running engine: what every door of the service calls."""
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 
-from treeserve.engine import Engine, EngineEvent, RequestEnded
-from treeserve.errors import EngineStopped
+from treeserve.engine import Engine
+from treeserve.engine_messages import Branch, EngineEvent
+from treeserve.errors import EngineStopped, InvalidRequest
 from treeserve.loop import EngineLoop
-from treeserve.prompt import EncodedPrompt, Prompter, TextStream
-from treeserve.tokenizer import Tokenizer
+from treeserve.prompt import EncodedPrompt, Prompter, walk_tree
+from treeserve.request_book import KnownRequest, RequestBook
+from treeserve.request_checks import check_text, check_token_ids
+from treeserve.text_stream import Item, StoppedSample, TextStreams
+from treeserve.token_counts import combined_usage, count_distinct
 from treeserve.types import (
-    Caller,
+    Chat,
     Delta,
     Finished,
     FinishReason,
+    OutputOptions,
     Prompt,
     PromptTree,
+    RequestOptions,
     RequestSize,
+    SampleName,
     SamplingParams,
+    StreamEvent,
+    TokenCounts,
+    TreeFinished,
 )
 
-Item = Delta | Finished
 Admit = Callable[[RequestSize], AbstractContextManager[object]]
+"""Called in the event loop when a stream's first item is asked for, before anything reaches the
+engine; entered while the stream runs, and may refuse it by raising."""
 
-_ANYONE = Caller()
+_DEFAULTS = RequestOptions()
 _CUT_SHORT = (FinishReason.ABORT, FinishReason.ERROR)
 
 
 class TextService:
-    """Prompts and trees of prompts as asynchronous streams.
+    """Prompts, trees of prompts and branches as asynchronous streams.
 
-    Closing or cancelling a stream ends its work before the engine's next step.
+    Closing or cancelling a stream ends its work before the engine's next step. Streams and
+    abort() belong to one event loop; everything else may be called from any thread, by one at a
+    time.
 
     Args:
         loop: Started.
         prompter: Of the same model.
+        book: Knows what ran; None: a fresh one.
     """
 
-    def __init__(self, loop: EngineLoop, prompter: Prompter) -> None:
+    def __init__(
+        self, loop: EngineLoop, prompter: Prompter, book: RequestBook | None = None
+    ) -> None:
         self._loop = loop
         self._prompter = prompter
+        self._book = book or RequestBook()
+        self._live: dict[KnownRequest, _LiveStreams] = {}
 
     def generate(
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
-        caller: Caller = _ANYONE,
+        output: OutputOptions | None = None,
+        options: RequestOptions = _DEFAULTS,
         admit: Admit = nullcontext,
-    ) -> AsyncGenerator[Item, None]:
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Samples of one prompt.
 
         Args:
-            prompt: Text, or token ids.
+            prompt: Text, token ids or a chat.
             params: None is the defaults.
-            caller: For whom; decides with whom it shares.
-            admit: Called in the event loop when the first item is asked for, before anything
-                reaches the engine; entered while the stream runs, and may refuse it by raising.
+            output: What to tell beside text; None is the defaults.
+            options: Who asks; decides with whom it shares.
+            admit: Decides whether it may run.
 
         Raises:
             InvalidRequest: At once, or when the first item is asked for.
+            NotPossible: At once: the model or this installation cannot do what is asked.
+            AlreadyExists: When the first item is asked for.
             EngineStopped: When the first item is asked for, or when the engine fails.
         """
-        return self._stream([self._prompter.encode(prompt, params)], caller, admit)
+        encoded = self._prompter.encode(prompt, params, output=output, options=options)
+        return self._stream([encoded], options, admit)
 
     def generate_tree(
-        self, tree: PromptTree, *, caller: Caller = _ANYONE, admit: Admit = nullcontext
-    ) -> AsyncGenerator[Item, None]:
-        """Samples of every prompt of a tree; as generate()."""
-        return self._stream(self._prompter.encode_tree(tree), caller, admit)
+        self,
+        tree: PromptTree,
+        *,
+        options: RequestOptions = _DEFAULTS,
+        admit: Admit = nullcontext,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Samples of every prompt of a tree, its whole usage last; as generate()."""
+        encoded = self._prompter.encode_tree(tree, options=options)
+        return self._tree_stream(encoded, options, admit)
+
+    def fork(
+        self,
+        parent: SampleName,
+        num_tokens: int | None = None,
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        output: OutputOptions | None = None,
+        options: RequestOptions = _DEFAULTS,
+        admit: Admit = nullcontext,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Samples that go on from a token of another one, which runs or ended lately.
+
+        Args:
+            parent: The other sample.
+            num_tokens: That it drew before the branch; None: all that it has drawn.
+            params: None: the parent's, with a fresh seed; a grammar goes on where the branch is.
+            n: Samples to draw.
+            output: What to tell beside text; without params, the parent's.
+            options: Who asks.
+            admit: Decides whether it may run.
+
+        Raises:
+            NotFound: At once: no such parent in the namespace.
+            BeyondDrawn: At once: it has not drawn as many tokens.
+        Others are raised as by generate().
+        """
+        prompt = self._book.find_prompt(options.namespace, parent)
+        before = prompt.before(parent.sample_index, num_tokens)
+        num_prompt = len(prompt.prompt_token_ids)
+        guided = () if params else (*prompt.guided_token_ids, *before[num_prompt:])
+        encoded = self._prompter.encode_branch(
+            Branch(prompt.engine_id, parent.sample_index, len(before) - num_prompt),
+            before,
+            replace(params or replace(prompt.params, seed=None), n=n),
+            guided_token_ids=guided,
+            num_public_tokens=prompt.num_public_tokens,
+            output=output if params else prompt.output,
+            options=options,
+        )
+        return self._stream([encoded], options, admit)
+
+    def abort(
+        self,
+        request_id: str,
+        path: tuple[int, ...] = (),
+        sample_index: int | None = None,
+        *,
+        namespace: str = "",
+    ) -> int:
+        """End a request, a branch with all beneath it, or one sample; of what has ended, nothing.
+
+        Args:
+            request_id: As its stream told it.
+            path: Of a tree: the branch.
+            sample_index: One sample of the very node at `path`; None: all.
+            namespace: Of the caller.
+
+        Returns:
+            How many samples were ended by this.
+
+        Raises:
+            NotFound: No such request in the namespace.
+            InvalidRequest: It draws no samples there.
+        """
+        known = self._book.find(namespace, request_id)
+        names = _named(known, path, sample_index)
+        live = self._live.get(known)
+        return 0 if live is None else live.abort(names, self._loop)
+
+    def tokenize(self, prompt: str | Chat, *, special_tokens: bool = True) -> tuple[int, ...]:
+        """Token ids of a prompt; raises as generate().
+
+        Args:
+            prompt: Text or a chat.
+            special_tokens: Whether a text begins with the special tokens of the model's prompts.
+        """
+        if isinstance(prompt, Chat) or special_tokens:
+            return self._prompter.token_ids(prompt)
+        check_text("prompt", prompt)
+        return tuple(self._prompter.tokenizer.encode(prompt, special_tokens=False))
+
+    def detokenize(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """Text of token ids, with special tokens only if they are asked for."""
+        check_token_ids("token_ids", token_ids, self._prompter.model_limits.vocabulary_size)
+        return self._prompter.tokenizer.decode(token_ids, special_tokens=special_tokens)
+
+    def count_tokens(self, prompt: Prompt | PromptTree) -> TokenCounts:
+        """Tokens of a prompt or a tree, and what sharing saves of them; raises as generate()."""
+        if not isinstance(prompt, PromptTree):
+            length = len(self._prompter.token_ids(prompt))
+            return TokenCounts(length, length, {(): length})
+        nodes = [node for node in walk_tree(prompt, self._prompter.limits) if node.num_samples > 0]
+        prompts = {node.path: self._prompter.node_token_ids(node) for node in nodes}
+        flat = sum(node.num_samples * len(prompts[node.path]) for node in nodes)
+        lengths = {path: len(token_ids) for path, token_ids in prompts.items()}
+        return TokenCounts(count_distinct(prompts.values()), flat, lengths)
+
+    async def _tree_stream(
+        self, prompts: Sequence[EncodedPrompt], options: RequestOptions, admit: Admit
+    ) -> AsyncGenerator[StreamEvent, None]:
+        usages = {}
+        async with aclosing(self._stream(prompts, options, admit)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    usages[event.path] = event.usage
+                yield event
+        token_ids = [encoded.request.prompt_token_ids for encoded in prompts]
+        each = [usages[encoded.path] for encoded in prompts]
+        yield TreeFinished(await asyncio.to_thread(combined_usage, token_ids, each))
 
     async def _stream(
-        self, prompts: Sequence[EncodedPrompt], caller: Caller, admit: Admit
-    ) -> AsyncGenerator[Item, None]:
-        owned = [_owned(encoded, caller) for encoded in prompts]
-        with admit(_size_of(owned)):
-            texts = TextStreams(owned, self._prompter.tokenizer)
-            stream = await self._loop.submit([encoded.request for encoded in owned])
-            try:
-                async for events in stream:
-                    for item in texts.push(events):
-                        if isinstance(item, StoppedSample):
-                            self._loop.abort(item.request_id, item.sample_index)
-                        else:
-                            self._check_alive(item)
-                            yield item
-            finally:
-                for request_id in texts.open_requests:
-                    self._loop.abort(request_id)
+        self, prompts: Sequence[EncodedPrompt], options: RequestOptions, admit: Admit
+    ) -> AsyncGenerator[StreamEvent, None]:
+        with admit(_size_of(prompts)):
+            async with aclosing(self._admitted(prompts, options)) as events:
+                async for event in events:
+                    yield event
 
-    def _check_alive(self, item: Item) -> None:
+    async def _admitted(
+        self, prompts: Sequence[EncodedPrompt], options: RequestOptions
+    ) -> AsyncGenerator[StreamEvent, None]:
+        texts = TextStreams(prompts, self._prompter.tokenizer)
+        known = self._book.open(options, texts.streams)
+        try:
+            stream = await self._loop.submit([encoded.request for encoded in prompts])
+        except BaseException:
+            self._book.drop(known)
+            raise
+        self._live[known] = _LiveStreams(texts, lambda: stream.queue.put_nowait([]))
+        try:
+            for text in texts.streams:
+                yield text.start(known.request_id)
+            async for events in stream:
+                for item in texts.push(events):
+                    if isinstance(item, StoppedSample):
+                        self._loop.abort(item.request_id, item.sample_index)
+                    else:
+                        self._check_alive(item)
+                        yield item
+        finally:
+            for request_id in texts.open_requests:
+                self._loop.abort(request_id)
+            del self._live[known]
+            self._book.end(known)
+
+    def _check_alive(self, item: StreamEvent) -> None:
         """What an engine cut short because it cannot go on is no sample."""
         cut_short = isinstance(item, Delta) and item.finish_reason in _CUT_SHORT
         if cut_short and self._loop.has_failed:
             raise EngineStopped("the engine failed before the call had ended")
-
-
-def _owned(encoded: EncodedPrompt, caller: Caller) -> EncodedPrompt:
-    request = replace(encoded.request, namespace=caller.namespace, tenant=caller.tenant)
-    return replace(encoded, request=request)
 
 
 def _size_of(prompts: Sequence[EncodedPrompt]) -> RequestSize:
@@ -108,6 +259,40 @@ def _size_of(prompts: Sequence[EncodedPrompt]) -> RequestSize:
 
     sizes = tuple((encoded.path, tokens(encoded)) for encoded in prompts)
     return RequestSize(sizes, prompts[0].request.request_id)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LiveStreams:
+    """A running request's texts, and how to wake who reads them."""
+
+    texts: "TextStreams"
+    wake: Callable[[], None]
+
+    def abort(self, names: Iterable[tuple[str, int]], loop: EngineLoop) -> int:
+        ended = [name for name in names if self.texts.abort(*name, time.monotonic())]
+        for request_id, sample_index in ended:
+            loop.abort(request_id, sample_index)
+        self.wake()
+        return len(ended)
+
+
+def _named(
+    known: KnownRequest, path: tuple[int, ...], sample_index: int | None
+) -> list[tuple[str, int]]:
+    """(engine id, sample index) of what an abort names."""
+    if sample_index is not None:
+        prompt = known.prompts.get(path)
+        if prompt is None:
+            raise InvalidRequest("path", f"the request draws no samples at {list(path)}")
+        if not 0 <= sample_index < len(prompt.drawn):
+            raise InvalidRequest(
+                "sample_index", f"must be below {len(prompt.drawn)}, got {sample_index}"
+            )
+        return [(prompt.engine_id, sample_index)]
+    beneath = [p for at, p in known.prompts.items() if at[: len(path)] == path]
+    if not beneath:
+        raise InvalidRequest("path", f"the request draws no samples at or beneath {list(path)}")
+    return [(p.engine_id, index) for p in beneath for index in range(len(p.drawn))]
 
 
 class InPlaceLoop:
@@ -138,7 +323,7 @@ class InPlaceLoop:
                 for item in texts.push(self._take(inbox)):
                     if isinstance(item, StoppedSample):
                         self._engine.abort(item.request_id, item.sample_index)
-                    else:
+                    elif isinstance(item, Delta | Finished):
                         yield item
         finally:
             for request_id in texts.open_requests:
@@ -166,43 +351,3 @@ class InPlaceLoop:
             inbox = self._inboxes.get(event.request_id)
             if inbox is not None:
                 inbox.append(event)
-
-
-@dataclass(frozen=True, slots=True)
-class StoppedSample:
-    """A stop string ended a sample that the engine still runs."""
-
-    request_id: str
-    sample_index: int
-
-
-class TextStreams:
-    """The texts of several requests that are streamed together.
-
-    Args:
-        prompts: The requests.
-        tokenizer: The model's.
-    """
-
-    def __init__(self, prompts: Iterable[EncodedPrompt], tokenizer: Tokenizer) -> None:
-        self._streams = {
-            encoded.request.request_id: TextStream(encoded, tokenizer) for encoded in prompts
-        }
-        self.open_requests = set(self._streams)
-
-    def push(self, events: Iterable[EngineEvent]) -> Iterator[Item | StoppedSample]:
-        """Items that the events complete, and samples of which the engine must be told."""
-        for event in events:
-            stream = self._streams.get(event.request_id)
-            if stream is None:
-                continue
-            if isinstance(event, RequestEnded):
-                self.open_requests.discard(event.request_id)
-                yield from stream.finish(event)
-                continue
-            delta = stream.push(event)
-            if delta is None:
-                continue
-            if delta.finish_reason is not None and event.finish_reason is None:
-                yield StoppedSample(event.request_id, event.sample_index)
-            yield delta

@@ -19,9 +19,11 @@ from treeserve.config import (
 )
 from treeserve.engine import Engine
 from treeserve.errors import InvalidRequest
-from treeserve.generation import InPlaceLoop, Item
+from treeserve.generation import InPlaceLoop
 from treeserve.prompt import EncodedPrompt, Prompter
+from treeserve.text_stream import Item
 from treeserve.types import (
+    Chat,
     Delta,
     Finished,
     Generation,
@@ -231,7 +233,7 @@ def _sample(index: int, deltas: list[Delta]) -> Sample:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | Chat):
         return [prompts]
     if prompts and all(isinstance(entry, int) for entry in prompts):
         return [[entry for entry in prompts if isinstance(entry, int)]]

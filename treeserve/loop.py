@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from treeserve.engine import Engine, EngineEvent, EngineRequest, RequestEnded
+from treeserve.engine import Engine
+from treeserve.engine_messages import EngineEvent, EngineRequest, RequestEnded
 from treeserve.errors import EngineStopped, TreeserveError
 from treeserve.scheduler.request import PromptUsage
 from treeserve.types import FinishReason, StepNumbers

@@ -1,32 +1,43 @@
-"""Checks what callers ask for and turns it into token ids; turns drawn tokens back into text."""
+"""Turns what callers ask for into checked requests in token ids."""
 
-import math
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from treeserve.config import RequestLimits
-from treeserve.engine import EngineRequest, RequestEnded, TokenEvent, check_request
+from treeserve.engine_messages import Branch, EngineRequest, check_length, check_request
 from treeserve.errors import InvalidRequest
-from treeserve.scheduler.request import PromptUsage
-from treeserve.tokenizer import TextDecoder, Tokenizer
+from treeserve.guidance import Guide
+from treeserve.logit_rules import RuleSet
+from treeserve.request_checks import (
+    ModelLimits,
+    check_chat,
+    check_drawn,
+    check_int,
+    check_options,
+    check_output,
+    check_params,
+    check_prompt_length,
+    check_text,
+    check_token_ids,
+)
+from treeserve.tokenizer import Tokenizer
 from treeserve.types import (
-    DEFAULT_MAX_TOKENS,
-    Delta,
-    Finished,
-    FinishReason,
+    Chat,
+    OutputOptions,
     Prompt,
     PromptTree,
+    RequestOptions,
     SamplingParams,
-    TokenLogprob,
-    Usage,
 )
 
-MAX_LOGPROBS = 20
-MAX_STOP_LENGTH = 256
-MAX_STOP_TOKEN_IDS = 256
-MAX_SEED = (1 << 64) - 1
+CONTEXT_TOKENS = 32
+"""Before a branch, that decide how the text after it reads."""
+
+_DEFAULTS = RequestOptions()
 _NO_LIMITS = RequestLimits()
 
 
@@ -36,17 +47,27 @@ class EncodedPrompt:
 
     path: tuple[int, ...]
     request: EngineRequest
+    arrived_at: float
+    """On the monotonic clock, in seconds."""
+    output: OutputOptions = field(default_factory=OutputOptions)
+    context_token_ids: tuple[int, ...] = ()
+    """Of a branch: the tokens just before it."""
+    guided_token_ids: tuple[int, ...] = ()
+    """Of a branch: the prompt's last tokens that its grammar has seen."""
+    is_time_limited: bool = False
+    """Whether its time limit is nearer than the deadline of its call."""
 
 
 class Prompter:
-    """Knows the model's limits and its tokenizer; keeps nothing from one prompt to the next.
+    """Knows the tokenizer and the limits; keeps nothing from one prompt to the next.
 
     Args:
         tokenizer: The model's.
         vocabulary_size: Token ids are below this.
         max_positions: Prompt and completion together have at most this many tokens.
         end_token_ids: The model's own end-of-text tokens.
-        limits: How much one prompt or tree may ask for.
+        limits: How much one call may ask for.
+        clock: Seconds, the engine's.
     """
 
     def __init__(
@@ -57,114 +78,155 @@ class Prompter:
         max_positions: int,
         end_token_ids: frozenset[int],
         limits: RequestLimits = _NO_LIMITS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limits = limits
         self.tokenizer = tokenizer
-        self.vocabulary_size = vocabulary_size
-        self.max_positions = max_positions
+        self.limits = limits
+        self.model_limits = ModelLimits(vocabulary_size, max_positions)
         self.end_token_ids = end_token_ids
+        self._guide = Guide(tokenizer, vocabulary_size, end_token_ids)
+        self._clock = clock
 
     def encode(
-        self, prompt: Prompt, params: SamplingParams | None = None, path: tuple[int, ...] = ()
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        path: tuple[int, ...] = (),
+        *,
+        output: OutputOptions | None = None,
+        options: RequestOptions = _DEFAULTS,
     ) -> EncodedPrompt:
         """Check and tokenise one prompt.
 
         Raises:
             InvalidRequest: Names the field and the limit.
+            NotPossible: It needs a chat template or guidance, and there is none.
         """
+        check_options(options)
         params = params or SamplingParams()
-        self.check_params(params)
-        token_ids = self._token_ids(prompt)
-        request = EngineRequest(
-            request_id=uuid4().hex,
-            prompt_token_ids=token_ids,
-            params=self._resolved(params, len(token_ids)),
-            end_token_ids=self._end_token_ids(params),
-        )
-        check_request(request, self.vocabulary_size, self.max_positions)
-        most = self.limits.max_prompt_tokens
-        if most is not None and len(token_ids) > most:
-            raise InvalidRequest(
-                "prompt", f"has {len(token_ids)} tokens; this server takes at most {most}"
-            )
-        encoded = EncodedPrompt(path, request)
-        self._check_drawn("max_tokens", [encoded])
-        return encoded
+        check_params(params, self.model_limits, self.limits)
+        token_ids = self.token_ids(prompt)
+        return self._encoded(path, token_ids, params, output, options)
 
-    def encode_tree(self, tree: PromptTree) -> list[EncodedPrompt]:
+    def encode_tree(
+        self, tree: PromptTree, *, options: RequestOptions = _DEFAULTS
+    ) -> list[EncodedPrompt]:
         """Check and tokenise every prompt of a tree that has samples, depth first.
 
         Raises:
             InvalidRequest: Names the node, the field and the limit.
+            NotPossible: As encode().
         """
-        nodes = list(_walk(tree, self.limits))
-        encoded = [self._encode_node(node) for node in nodes if node.num_samples > 0]
+        check_options(options)
+        nodes = list(walk_tree(tree, self.limits))
+        encoded = [self._encode_node(node, options) for node in nodes if node.num_samples > 0]
         if not encoded:
             raise InvalidRequest("tree", "no node asks for a sample; give at least one node n >= 1")
-        self._check_drawn("tree", encoded)
-        return encoded
+        _check_drawn("tree", encoded, self.limits)
+        if not options.public_trunk:
+            return encoded
+        trunk = self.node_token_ids(nodes[0])
+        return [_with_public(prompt, trunk) for prompt in encoded]
 
-    def check_params(self, params: SamplingParams) -> None:
-        """Raise InvalidRequest for the first parameter that is out of range.
+    def encode_branch(
+        self,
+        branch: Branch,
+        before: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        guided_token_ids: tuple[int, ...] = (),
+        num_public_tokens: int = 0,
+        output: OutputOptions | None = None,
+        options: RequestOptions = _DEFAULTS,
+    ) -> EncodedPrompt:
+        """Check samples that go on from one of another sample's tokens.
 
-        The default of max_tokens is in range for every model: it is cut to what there is room for.
+        Args:
+            branch: That token.
+            before: All tokens up to the branch: the other sample's prompt and what it drew.
+            params: Of the new samples.
+            guided_token_ids: Of those before, the last ones that the grammar begins with.
+            num_public_tokens: Of those before, the first ones that every namespace may share.
+            output: What to tell beside text.
+            options: Who asks.
+
+        Raises:
+            InvalidRequest: Names the field and the limit.
         """
-        _check_float("temperature", params.temperature, 0.0, 100.0)
-        _check_int("top_k", params.top_k, 0, self.vocabulary_size)
-        _check_float("top_p", params.top_p, 0.0, 1.0)
-        if params.top_p == 0:
-            raise InvalidRequest("top_p", "must be above 0 and at most 1, got 0")
-        _check_float("min_p", params.min_p, 0.0, 1.0)
-        if params.seed is not None:
-            _check_int("seed", params.seed, 0, MAX_SEED)
-        _check_int("n", params.n, 1, self.limits.max_n)
-        most = max(self.max_positions, DEFAULT_MAX_TOKENS)
-        _check_int("max_tokens", params.max_tokens, 1, most)
-        if params.logprobs is not None:
-            _check_int("logprobs", params.logprobs, 0, min(MAX_LOGPROBS, self.vocabulary_size))
-        _check_stop(params.stop, self.limits.max_stop_strings)
-        if len(params.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-            raise InvalidRequest(
-                "stop_token_ids", f"at most {MAX_STOP_TOKEN_IDS}, got {len(params.stop_token_ids)}"
-            )
-        for index, token_id in enumerate(params.stop_token_ids):
-            _check_int(f"stop_token_ids[{index}]", token_id, 0, self.vocabulary_size - 1)
+        check_options(options)
+        check_params(params, self.model_limits, self.limits)
+        encoded = self._encoded((), before, params, output, options, guided_token_ids)
+        return replace(
+            encoded,
+            request=replace(encoded.request, branch=branch, num_public_tokens=num_public_tokens),
+            context_token_ids=before[-CONTEXT_TOKENS:],
+            guided_token_ids=guided_token_ids,
+        )
 
-    def _check_drawn(self, field: str, prompts: Sequence[EncodedPrompt]) -> None:
-        most = self.limits.max_drawn_tokens
-        params = [encoded.request.params for encoded in prompts]
-        asked = sum(entry.n * entry.max_tokens for entry in params)
-        if most is not None and asked > most:
-            raise InvalidRequest(
-                field, f"asks for {asked} tokens, n × max_tokens; this server draws at most {most}"
-            )
-
-    def _encode_node(self, node: "_TreeNode") -> EncodedPrompt:
-        params = replace(node.params, n=node.num_samples)
-        try:
-            return self.encode(node.text, params, node.path)
-        except InvalidRequest as error:
-            name = _node_name(node.path)
-            raise InvalidRequest(f"{name}.{error.field}", error.description) from None
-
-    def _token_ids(self, prompt: Prompt) -> tuple[int, ...]:
+    def token_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """A prompt's tokens; raises as encode()."""
+        if isinstance(prompt, Chat):
+            check_chat(prompt, self.tokenizer.special_tokens)
+            return tuple(self.tokenizer.encode_chat(prompt))
         if not isinstance(prompt, str):
-            for index, token_id in enumerate(prompt):
-                _check_int(f"prompt[{index}]", token_id, 0, self.vocabulary_size - 1)
+            check_token_ids("prompt", prompt, self.model_limits.vocabulary_size)
             return tuple(prompt)
         if not prompt:
             raise InvalidRequest("prompt", "must not be empty")
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                "prompt", f"is not valid Unicode text: character {error.start} is half a character"
-            ) from None
+        check_text("prompt", prompt)
         return tuple(self.tokenizer.encode(prompt))
+
+    def node_token_ids(self, node: "TreeNode") -> tuple[int, ...]:
+        """The tokens of a node's whole prompt; raises as encode_tree().
+
+        One that is too long is refused at once: the nodes beneath would repeat it.
+        """
+        with _naming(node):
+            token_ids = self.token_ids(node.prompt)
+            check_length(len(token_ids), self.model_limits.max_positions)
+            return token_ids
+
+    def _encode_node(self, node: "TreeNode", options: RequestOptions) -> EncodedPrompt:
+        params = replace(node.params, n=node.num_samples)
+        with _naming(node):
+            return self.encode(node.prompt, params, node.path, output=node.output, options=options)
+
+    def _encoded(
+        self,
+        path: tuple[int, ...],
+        token_ids: tuple[int, ...],
+        params: SamplingParams,
+        output: OutputOptions | None,
+        options: RequestOptions,
+        guided_token_ids: tuple[int, ...] = (),
+    ) -> EncodedPrompt:
+        output = output or OutputOptions()
+        check_output(output)
+        arrived_at = self._clock() if options.arrived_at is None else options.arrived_at
+        deadline, is_time_limited = _deadline(params, options, arrived_at)
+        end_token_ids = self._end_token_ids(params)
+        request = EngineRequest(
+            request_id=uuid4().hex,
+            prompt_token_ids=token_ids,
+            params=self._resolved(params, len(token_ids)),
+            end_token_ids=end_token_ids,
+            namespace=options.namespace,
+            tenant=options.tenant,
+            priority=options.priority,
+            deadline=deadline,
+            rules=self._rules(params, token_ids, end_token_ids, guided_token_ids),
+            reports_progress=output.progress,
+        )
+        model = self.model_limits
+        check_request(request, model.vocabulary_size, model.max_positions)
+        check_prompt_length(len(token_ids), self.limits)
+        encoded = EncodedPrompt(path, request, arrived_at, output, is_time_limited=is_time_limited)
+        _check_drawn("max_tokens", [encoded], self.limits)
+        return encoded
 
     def _resolved(self, params: SamplingParams, prompt_length: int) -> SamplingParams:
         """With a seed, and max_tokens no larger than what the model has room for."""
-        room = max(1, self.max_positions - prompt_length)
+        room = max(1, self.model_limits.max_positions - prompt_length)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         return replace(params, seed=seed, max_tokens=min(params.max_tokens, room))
 
@@ -172,190 +234,151 @@ class Prompter:
         own = frozenset() if params.ignore_eos else self.end_token_ids
         return own | frozenset(params.stop_token_ids)
 
-
-class TextStream:
-    """Turns one request's engine events into deltas of text.
-
-    Args:
-        encoded: The request.
-        tokenizer: The model's.
-    """
-
-    def __init__(self, encoded: EncodedPrompt, tokenizer: Tokenizer) -> None:
-        self._path = encoded.path
-        self.request_id = encoded.request.request_id
-        params = encoded.request.params
-        hidden = encoded.request.end_token_ids
-        self._samples = [_SampleText(tokenizer, params, hidden) for _ in range(params.n)]
-        self._completion_tokens = 0
-
-    def push(self, event: TokenEvent) -> Delta | None:
-        """Fold one token in; None where nothing can be released yet.
-
-        When the delta's finish_reason is set and the event's was not, a stop string ended the
-        sample, and the engine is still to be told (abort of that sample).
-        """
-        sample = self._samples[event.sample_index]
-        if sample.ended:
-            return None
-        self._completion_tokens += 1
-        return sample.push(event, self._path)
-
-    def finish(self, event: RequestEnded) -> list[Delta | Finished]:
-        """The request's last items: of samples that an error or abort cut short, and its usage."""
-        return [*self._close(event.reason), Finished(self._path, self._usage(event.usage))]
-
-    def _close(self, reason: FinishReason) -> list[Delta]:
-        return [
-            sample.close(index, self._path, reason)
-            for index, sample in enumerate(self._samples)
-            if not sample.ended
-        ]
-
-    def _usage(self, usage: PromptUsage) -> Usage:
-        return Usage(
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            shared_tokens=usage.shared_tokens,
-            computed_tokens=usage.computed_tokens,
-            completion_tokens=self._completion_tokens,
+    def _rules(
+        self,
+        params: SamplingParams,
+        token_ids: tuple[int, ...],
+        end_token_ids: frozenset[int],
+        guided_token_ids: tuple[int, ...],
+    ) -> RuleSet | None:
+        """None where logits stay as they are."""
+        grammar = None
+        if params.guidance is not None:
+            grammar = self._guide.compile(params.guidance).after(guided_token_ids)
+        rules = RuleSet(
+            prompt_token_ids=token_ids,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            logit_bias=params.logit_bias,
+            min_tokens=params.min_tokens,
+            end_token_ids=end_token_ids,
+            grammar=grammar,
         )
-
-
-class _SampleText:
-    """One sample's text: held back while a character is incomplete or a stop string may begin."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, end_token_ids: frozenset[int]
-    ) -> None:
-        self._decoder = TextDecoder(tokenizer)
-        self._stop = params.stop
-        self._end_token_ids = end_token_ids
-        self._wants_logprobs = params.logprobs is not None
-        self._held = ""
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        self.ended = False
-
-    def push(self, event: TokenEvent, path: tuple[int, ...]) -> Delta | None:
-        self._token_ids.append(event.token_id)
-        if event.logprob is not None:
-            self._logprobs.append(event.logprob)
-        if event.token_id not in self._end_token_ids:
-            self._held += self._decoder.push(event.token_id)
-        if event.finish_reason is not None:
-            self._held += self._decoder.flush()
-        found = _first_stop(self._held, self._stop)
-        if found is not None:
-            self._held = self._held[:found]
-            return self._delta(event.sample_index, path, FinishReason.STOP)
-        if event.finish_reason is not None:
-            return self._delta(event.sample_index, path, event.finish_reason)
-        return self._partial(event.sample_index, path)
-
-    def close(self, index: int, path: tuple[int, ...], reason: FinishReason) -> Delta:
-        self._held += self._decoder.flush()
-        return self._delta(index, path, reason)
-
-    def _partial(self, index: int, path: tuple[int, ...]) -> Delta | None:
-        length = len(self._held) - _stop_overlap(self._held, self._stop)
-        if length == 0:
-            return None
-        rest, self._held = self._held[length:], self._held[:length]
-        delta = self._delta(index, path, None)
-        self._held = rest
-        return delta
-
-    def _delta(self, index: int, path: tuple[int, ...], reason: FinishReason | None) -> Delta:
-        delta = Delta(
-            path=path,
-            sample_index=index,
-            text=self._held,
-            token_ids=tuple(self._token_ids),
-            logprobs=tuple(self._logprobs) if self._wants_logprobs else None,
-            finish_reason=reason,
-        )
-        self._held = ""
-        self._token_ids.clear()
-        self._logprobs.clear()
-        self.ended = reason is not None
-        return delta
+        changes = rules.depends_on_tokens or rules.min_tokens > 0 or rules.logit_bias
+        return rules if changes else None
 
 
 @dataclass(frozen=True, slots=True)
-class _TreeNode:
+class TreeNode:
+    """A node of a tree with its whole prompt, and what it inherits."""
+
     path: tuple[int, ...]
-    text: str
+    prompt: Prompt
     params: SamplingParams
+    output: OutputOptions
     num_samples: int
 
 
-def _walk(tree: PromptTree, limits: RequestLimits) -> Iterator[_TreeNode]:
-    """Nodes depth first, each with its whole text and the parameters it inherits."""
-    stack: list[tuple[PromptTree, tuple[int, ...], str, SamplingParams]]
-    stack = [(tree, (), "", SamplingParams())]
+def walk_tree(tree: PromptTree, limits: RequestLimits) -> Iterator[TreeNode]:
+    """Nodes depth first.
+
+    Raises:
+        InvalidRequest: There are too many, they are too deep, or prompts of two kinds are mixed.
+    """
+    start = TreeNode((), "", SamplingParams(), OutputOptions(), 0)
+    stack: list[tuple[PromptTree, tuple[int, ...], TreeNode]] = [(tree, (), start)]
     num_nodes = 0
     while stack:
-        node, path, prefix, inherited = stack.pop()
+        node, path, parent = stack.pop()
         num_nodes += 1
         if num_nodes > limits.max_tree_nodes:
             raise InvalidRequest("tree", f"has more than {limits.max_tree_nodes} nodes")
         if len(path) > limits.max_tree_depth:
             raise InvalidRequest("tree", f"is deeper than {limits.max_tree_depth} levels")
-        params = node.params or inherited
-        text = prefix + node.text
-        yield _TreeNode(path, text, params, _num_samples(node, path, limits.max_n))
+        found = TreeNode(
+            path=path,
+            prompt=_joined(parent.prompt, node, path),
+            params=node.params or parent.params,
+            output=node.output or parent.output,
+            num_samples=_num_samples(node, path, limits.max_n),
+        )
+        yield found
         children = enumerate(node.branches)
-        stack.extend(reversed([(child, (*path, i), text, params) for i, child in children]))
+        stack.extend(reversed([(child, (*path, i), found) for i, child in children]))
+
+
+def node_name(path: tuple[int, ...]) -> str:
+    """A node's field name in errors: "tree.branches[1]"."""
+    return "tree" + "".join(f".branches[{index}]" for index in path)
+
+
+@contextmanager
+def _naming(node: TreeNode) -> Iterator[None]:
+    """Errors name the node too."""
+    try:
+        yield
+    except InvalidRequest as error:
+        name = node_name(node.path)
+        raise InvalidRequest(f"{name}.{error.field}", error.description) from None
+
+
+def _check_drawn(field: str, prompts: Sequence[EncodedPrompt], limits: RequestLimits) -> None:
+    params = [encoded.request.params for encoded in prompts]
+    check_drawn(field, sum(entry.n * entry.max_tokens for entry in params), limits)
+
+
+def _with_public(encoded: EncodedPrompt, trunk: tuple[int, ...]) -> EncodedPrompt:
+    """The tokens that it has in common with the trunk alone hold no text from beyond it."""
+    token_ids = encoded.request.prompt_token_ids
+    num_public = 0
+    for own, other in zip(token_ids, trunk, strict=False):
+        if own != other:
+            break
+        num_public += 1
+    return replace(encoded, request=replace(encoded.request, num_public_tokens=num_public))
+
+
+def _joined(above: Prompt, node: PromptTree, path: tuple[int, ...]) -> Prompt:
+    """The prompt of a node; nodes without one leave it as it is."""
+    own = _own_prompt(node, path)
+    if not own:
+        return above
+    if not above:
+        return own
+    match above, own:
+        case str(), str():
+            return above + own
+        case Chat(), Chat():
+            return Chat((*above.messages, *own.messages))
+        case tuple(), tuple():
+            return (*above, *own)
+    raise InvalidRequest(
+        f"{node_name(path)}.prompt",
+        f"is {_kind(own)}, and the prompt above is {_kind(above)}; all from the trunk down must be "
+        "of one kind",
+    )
+
+
+def _own_prompt(node: PromptTree, path: tuple[int, ...]) -> Prompt | None:
+    chat = Chat(tuple(node.messages)) if node.messages else None
+    given = [prompt for prompt in (node.text, tuple(node.token_ids), chat) if prompt]
+    if len(given) > 1:
+        raise InvalidRequest(
+            f"{node_name(path)}.prompt", "must be one of text, token_ids and messages"
+        )
+    return given[0] if given else None
+
+
+def _kind(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return "text"
+    return "messages" if isinstance(prompt, Chat) else "token ids"
 
 
 def _num_samples(node: PromptTree, path: tuple[int, ...], most: int) -> int:
     if node.n is None:
         return 0 if node.branches else 1
-    _check_int(f"{_node_name(path)}.n", node.n, 0, most)
+    check_int(f"{node_name(path)}.n", node.n, 0, most)
     return node.n
 
 
-def _node_name(path: tuple[int, ...]) -> str:
-    return "tree" + "".join(f".branches[{index}]" for index in path)
-
-
-def _check_float(field: str, value: float, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise InvalidRequest(field, f"must be a number, got {value!r}")
-    if not least <= value <= most:
-        raise InvalidRequest(field, f"must be between {least:g} and {most:g}, got {value:g}")
-
-
-def _check_int(field: str, value: int, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(field, f"must be a whole number, got {value!r}")
-    if not least <= value <= most:
-        raise InvalidRequest(field, f"must be between {least} and {most}, got {value}")
-
-
-def _check_stop(stop: Sequence[str], most: int) -> None:
-    if isinstance(stop, str):
-        raise InvalidRequest("stop", "must be a list of strings, not one string")
-    if len(stop) > most:
-        raise InvalidRequest("stop", f"at most {most} strings, got {len(stop)}")
-    for index, text in enumerate(stop):
-        if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
-            raise InvalidRequest(
-                f"stop[{index}]", f"must be a string of 1 to {MAX_STOP_LENGTH} characters"
-            )
-
-
-def _first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the earliest stop string begins, if one is there."""
-    found = [index for index in (text.find(string) for string in stop) if index >= 0]
-    return min(found, default=None)
-
-
-def _stop_overlap(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of the text that a stop string begins with."""
-    longest = min(len(text), max((len(string) - 1 for string in stop), default=0))
-    for length in range(longest, 0, -1):
-        if any(string.startswith(text[-length:]) for string in stop):
-            return length
-    return 0
+def _deadline(
+    params: SamplingParams, options: RequestOptions, arrived_at: float
+) -> tuple[float | None, bool]:
+    """The nearer of the call's deadline and the time limit, and whether it is the time limit."""
+    if params.time_limit_seconds is None:
+        return options.deadline, False
+    limit = arrived_at + params.time_limit_seconds
+    is_time_limited = options.deadline is None or limit < options.deadline
+    return (limit if is_time_limited else options.deadline), is_time_limited

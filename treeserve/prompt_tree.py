@@ -1,8 +1,8 @@
 """Reads a tree of prompts from a JSON file, with errors that name the file and the place in it.
 
 A node is an object: {"text": "…", "n": 4, "params": {"temperature": 0.7}, "branches": […]}. Only
-"text" is required. "params" takes the fields of SamplingParams except n. Ranges are checked by
-`treeserve.prompt`, like those of every other request.
+"text" is required. "params" takes the fields of SamplingParams except n, logit_bias and guidance.
+Ranges are checked by `treeserve.request_checks`, like those of every other request.
 """
 
 import json
@@ -194,4 +194,10 @@ _PARAMS: dict[str, tuple[Callable[[object], bool], str]] = {
     "stop_token_ids": (_is_int_list, "a list of integers"),
     "ignore_eos": (_is_bool, "true or false"),
     "logprobs": (_is_int, "an integer"),
+    "repetition_penalty": (_is_number, "a number"),
+    "presence_penalty": (_is_number, "a number"),
+    "frequency_penalty": (_is_number, "a number"),
+    "include_stop": (_is_bool, "true or false"),
+    "min_tokens": (_is_int, "an integer"),
+    "time_limit_seconds": (_is_number, "a number"),
 }

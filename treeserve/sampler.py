@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from treeserve.logit_rules import SampleRules, apply_rules
 from treeserve.transfer import Readback, send
 from treeserve.types import SamplingParams, TokenLogprob
 
@@ -27,6 +28,12 @@ class DrawParams:
 
     params: SamplingParams
     sample_index: int
+    rules: SampleRules | None = None
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether its logits depend on the token before, which must have been read by then."""
+        return self.rules is not None and self.rules.needs_history
 
 
 class DrawnToken(NamedTuple):
@@ -80,6 +87,7 @@ class DrawTable:
 
     def __init__(self, draws: Sequence[DrawParams], device: torch.device) -> None:
         self.draws = draws
+        self.rules = [draw.rules for draw in draws]
         self._device = device
         self._prefixes = _mixed_prefixes(draws)
         params = [draw.params for draw in draws]
@@ -126,19 +134,20 @@ class Drawn:
         """Waits for the device, once."""
         packed = self._readback.wait_sync()
         num_draws, num_wanted = self.token_ids.shape[0], len(self._wanted.draws)
-        sizes = [num_draws, 1, num_wanted, num_wanted * self._num_top, num_wanted * self._num_top]
-        ids, flag, own, values, indices = np.split(packed, np.cumsum(sizes)[:-1])
+        num_likeliest = num_wanted * self._num_top
+        sizes = [num_draws, 1, num_wanted, num_wanted, num_likeliest, num_likeliest]
+        ids, flag, own, ranks, values, indices = np.split(packed, np.cumsum(sizes)[:-1])
         token_ids: list[int] = ids.tolist()
         tokens = list(map(DrawnToken, token_ids, repeat(None)))
         if num_wanted:
             top_values = values.view(np.float64).reshape(num_wanted, -1).tolist()
             top_indices = indices.reshape(num_wanted, -1).tolist()
-            own_values = own.view(np.float64).tolist()
+            own_values, own_ranks = own.view(np.float64).tolist(), ranks.tolist()
             for row, (i, count) in enumerate(
                 zip(self._wanted.draws, self._wanted.counts, strict=True)
             ):
                 top = tuple(zip(top_indices[row][:count], top_values[row][:count], strict=True))
-                logprob = TokenLogprob(token_id=token_ids[i], logprob=own_values[row], top=top)
+                logprob = TokenLogprob(token_ids[i], own_values[row], top, own_ranks[row])
                 tokens[i] = DrawnToken(token_ids[i], logprob)
         return DrawnStep(tokens, bool(flag[0]))
 
@@ -169,17 +178,18 @@ def draw_from_table(logits: Tensor, table: DrawTable, uniforms: Tensor) -> Drawn
     likeliest = logits.argmax(dim=-1)
     # argmax takes NaN for the largest.
     is_finite = torch.isfinite(logits.gather(-1, likeliest[:, None])).all()
-    token_ids = likeliest
+    ruled = apply_rules(logits, table.rules)
+    token_ids = likeliest if ruled is logits else ruled.argmax(dim=-1)
     for group in table.groups:
-        chosen = _draw_group(_rows_of(logits, group.rows), group, _rows_of(uniforms, group.rows))
+        chosen = _draw_group(_rows_of(ruled, group.rows), group, _rows_of(uniforms, group.rows))
         if group.rows is None:
             token_ids = chosen
         else:
             token_ids.index_copy_(0, group.rows, chosen)
     parts, num_top = [token_ids, is_finite.long()[None]], 0
     if table.wanted.draws:
-        own, values, indices = _logprobs(logits, token_ids, table.wanted)
-        parts += [_bits(own), _bits(values), indices.flatten()]
+        own, ranks, values, indices = _logprobs(logits, token_ids, table.wanted)
+        parts += [_bits(own), ranks, _bits(values), indices.flatten()]
         num_top = indices.shape[-1]
     return Drawn(token_ids, Readback(torch.cat(parts)), table.wanted, num_top)
 
@@ -270,12 +280,15 @@ def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     return torch.minimum(indices, last)
 
 
-def _logprobs(logits: Tensor, token_ids: Tensor, wanted: _Wanted) -> tuple[Tensor, Tensor, Tensor]:
-    """[num_wanted] of the drawn tokens; [num_wanted, num_top] of the likeliest, and which."""
+def _logprobs(
+    logits: Tensor, token_ids: Tensor, wanted: _Wanted
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[num_wanted] drawn tokens, their ranks; [num_wanted, num_top] the likeliest, and which."""
     table = torch.log_softmax(_rows_of(logits, wanted.rows), dim=-1)
     own = table.gather(-1, _rows_of(token_ids, wanted.rows)[:, None])
+    ranks = 1 + (table > own).sum(dim=-1)
     values, indices = table.topk(min(max(wanted.counts), table.shape[-1]), dim=-1)
-    return own, values, indices
+    return own, ranks, values, indices
 
 
 def _bits(values: Tensor) -> Tensor:

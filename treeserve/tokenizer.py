@@ -5,11 +5,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from treeserve.errors import ModelError
+from treeserve.errors import InvalidRequest, ModelError, NotPossible
+from treeserve.types import Chat
 
 REPLACEMENT_CHARACTER = "\ufffd"
+MAX_CHARACTER_TOKENS = 4
+"""A character has at most one for each of its bytes."""
 
 
 class Tokenizer:
@@ -30,6 +34,16 @@ class Tokenizer:
         except Exception as error:
             raise ModelError(f"model: cannot load the tokenizer of {model}: {error}") from error
 
+    @property
+    def pretrained(self) -> PreTrainedTokenizerBase:
+        """The tokenizer itself."""
+        return self._tokenizer
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that stand for something else than themselves."""
+        return tuple(self._tokenizer.all_special_tokens)
+
     def fingerprint(self) -> str:
         """Equal for tokenizers that make the same ids of the same texts, and for hardly any other.
 
@@ -43,15 +57,39 @@ class Tokenizer:
             content = json.dumps([type(self._tokenizer).__name__, vocabulary])
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of the whole text, begun with the special tokens of the model's prompts."""
-        ids: list[int] = self._tokenizer(text, return_attention_mask=False)["input_ids"]
+        ids: list[int] = self._tokenizer(
+            text, return_attention_mask=False, add_special_tokens=special_tokens
+        )["input_ids"]
         return ids
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of the ids, without special tokens."""
+    def encode_chat(self, chat: Chat) -> list[int]:
+        """Token ids of a chat up to where the model's next turn begins, by its own template.
+
+        Raises:
+            NotPossible: The model has no chat template.
+            InvalidRequest: The template refuses the chat, for its roles or their order.
+        """
+        if not self._tokenizer.chat_template:
+            raise NotPossible("messages: the model has no chat template; give the prompt as text")
+        messages = [{"role": m.role, "content": m.content} for m in chat.messages]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise InvalidRequest(
+                "messages", f"the model's chat template refuses them: {error}"
+            ) from None
+        return self.encode(text, special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """Text of the ids, without special tokens unless they are asked for."""
         text: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(token_ids),
+            skip_special_tokens=not special_tokens,
+            clean_up_tokenization_spaces=False,
         )
         return text
 
@@ -62,13 +100,18 @@ class TextDecoder:
     The bytes of one character can span tokens, and a token's text can depend on the one before
     it: so each piece is the difference of two decodings that start a few tokens back (the scheme
     of Hugging Face's text-generation-inference).
+
+    Args:
+        tokenizer: Decodes them.
+        context: Tokens just before the first. A character that they leave incomplete belongs to
+            the text; the characters that they complete do not.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._token_ids: list[int] = []
+        self._token_ids = list(context)
         self._context_start = 0
-        self._released_end = 0
+        self._released_end = self._complete_end()
 
     def push(self, token_id: int) -> str:
         """Add one token; returns the text that became complete with it, often its own, maybe ""."""
@@ -81,6 +124,14 @@ class TextDecoder:
     def flush(self) -> str:
         """The rest, complete or not, when no token will follow."""
         return self._release(self._pending_text())
+
+    def _complete_end(self) -> int:
+        """Where the last incomplete character of the context begins."""
+        end = len(self._token_ids)
+        for start in range(end, max(-1, end - MAX_CHARACTER_TOKENS), -1):
+            if not self._tokenizer.decode(self._token_ids[:start]).endswith(REPLACEMENT_CHARACTER):
+                return start
+        return end
 
     def _pending_text(self) -> str:
         context = self._tokenizer.decode(self._token_ids[self._context_start : self._released_end])

@@ -1,12 +1,31 @@
 """What callers ask for and what they get: parameters, results and usage, free of tensors."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-Prompt: TypeAlias = str | Sequence[int]
-"""Text, or token ids."""
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    """As the model's own chat template knows it: mostly "system", "user" or "assistant"."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat that the model's own chat template turns into a prompt for its next turn."""
+
+    messages: tuple[Message, ...]
+
+
+Prompt: TypeAlias = str | Sequence[int] | Chat
+"""Text, token ids, or a chat."""
+
+GuidanceKind: TypeAlias = Literal["json_schema", "regex", "choice", "grammar"]
 
 DEFAULT_MAX_TOKENS = 128
 MAX_TREE_DEPTH = 64
@@ -21,16 +40,27 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """It reached max_tokens, or the model's context length."""
     ABORT = "abort"
-    """The caller went away, or the server is shutting down."""
+    """Somebody asked for its end, or the server is shutting down."""
     ERROR = "error"
     """The step that computed it failed."""
     DEADLINE = "deadline"
-    """The request's deadline passed."""
+    """The call's deadline passed."""
+    TIME_LIMIT = "time_limit"
+    """The time limit of its parameters passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What a sample's text has to be: tokens that cannot lead there are never drawn."""
+
+    kind: GuidanceKind
+    source: str | tuple[str, ...]
+    """A JSON schema, a regular expression or a Lark grammar as text; of "choice", the choices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How samples are drawn and when they end. Checked by `treeserve.prompt`, not here.
+    """How samples are drawn and when they end. Checked by `treeserve.request_checks`, not here.
 
     A sample depends on its seed, its index among the n, and its position alone, not on what else
     the server is doing.
@@ -44,6 +74,15 @@ class SamplingParams:
     """Draw from the likeliest tokens that together reach this probability; 1 is all."""
     min_p: float = 0.0
     """Leave out tokens less likely than this fraction of the likeliest; 0 is none."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that the prompt or the sample has are divided by it where they are above 0,
+    else multiplied; 1 changes nothing."""
+    presence_penalty: float = 0.0
+    """Taken off the logits of tokens that the sample has drawn."""
+    frequency_penalty: float = 0.0
+    """Taken off the logits of tokens once for each time that the sample has drawn them."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens, after the penalties."""
     seed: int | None = None
     """None: a fresh random one for each request."""
     n: int = 1
@@ -51,23 +90,66 @@ class SamplingParams:
     max_tokens: int = DEFAULT_MAX_TOKENS
     """Tokens of each sample, at most."""
     stop: tuple[str, ...] = ()
-    """A sample ends before the first of these strings, which is not part of its text."""
+    """A sample ends with the first of these strings."""
+    include_stop: bool = False
+    """Whether the stop string that ended a sample is part of its text."""
+    min_tokens: int = 0
+    """Until a sample has so many, no token ends it, and no stop string may begin."""
+    time_limit_seconds: float | None = None
+    """From the request's arrival; what is not finished by then ends. None: no limit."""
     stop_token_ids: tuple[int, ...] = ()
     """A sample ends when it draws one of these, beside the model's own end-of-text tokens."""
     ignore_eos: bool = False
     """Go on past the model's own end-of-text tokens."""
     logprobs: int | None = None
     """None: no log-probabilities. k: of each drawn token, and of the k likeliest beside it."""
+    guidance: Guidance | None = None
+    """None: any text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What a stream tells of a prompt beside text; log-probabilities are a matter of drawing."""
+
+    token_ids: bool = True
+    usage: bool = True
+    echo: bool = False
+    """The prompt itself, first."""
+    progress: bool = False
+    """How much of the prompt is computed, until the first token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """Who asks and how urgent it is; for all prompts of a tree alike."""
+
+    request_id: str | None = None
+    """1 to 64 letters, digits, ".", "_" or "-", not in use in the namespace. None: a fresh one."""
+    priority: int = 0
+    """-100 to 100; higher goes sooner."""
+    public_trunk: bool = False
+    """Of a tree: whether every namespace may share the tokens of its trunk. Its owner says so."""
+    group: str = ""
+    """A label of the caller's, at most 64 characters; it is shown and decides nothing."""
+    arrived_at: float | None = None
+    """When the request came, on the monotonic clock, in seconds. None: now."""
+    deadline: float | None = None
+    """On the same clock; what is not finished by then ends."""
+    namespace: str = ""
+    """Prompts share, and ids are known, only within it. From the caller's identity, never from what
+    it says."""
+    tenant: str = ""
+    """Whom the work is charged to."""
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """For whom a request is served; comes from who called, never from what was sent."""
+class SampleName:
+    """Names a sample of any request of the namespace."""
 
-    namespace: str = ""
-    """Requests share only within a namespace."""
-    tenant: str = ""
-    """Whom the work is charged to."""
+    request_id: str
+    path: tuple[int, ...] = ()
+    """Of a tree: the index of the branch at each level; () is the trunk itself."""
+    sample_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +172,14 @@ class RequestSize:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of one drawn token, before temperature and truncation."""
+    """Natural-log probability of one drawn token, before penalties, temperature and truncation."""
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
     """(token id, log-probability) of the likeliest tokens, likeliest first."""
+    rank: int = 0
+    """1 + the number of likelier tokens; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +198,22 @@ class Usage:
     """Computed by this request."""
     completion_tokens: int
     """Drawn, over all samples."""
+    recomputed_tokens: int = 0
+    """Computed once more, prompt or drawn, since samples had to give up their memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTimings:
+    """When a sample waited and grew, by the engine's clock, in seconds."""
+
+    queue_seconds: float
+    """From the request's arrival until it was admitted."""
+    first_token_seconds: float
+    """From the request's arrival to the sample's first token; to its end where it drew none."""
+    total_seconds: float
+    """From the request's arrival to the sample's end."""
+    seconds_per_token: float
+    """Mean, after the first; 0 where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +243,33 @@ class PromptTree:
     """Shared text and what grows from it: a node of a tree of prompts.
 
     The prompt of a node is the texts from the trunk down to it, joined as they are and tokenised
-    whole, so that sharing never changes tokenisation.
+    whole, so that sharing never changes tokenisation. Token ids and messages are joined likewise.
     """
 
-    text: str
+    text: str = ""
     branches: tuple["PromptTree", ...] = ()
     n: int | None = None
     """Samples drawn after this node's text. None: one for a leaf, none for a node with branches."""
     params: SamplingParams | None = None
     """None: the parent's; for the trunk, the defaults. Its own n is not read: the node's is."""
+    token_ids: tuple[int, ...] = ()
+    """In place of a text, where every node from the trunk down has token ids."""
+    messages: tuple[Message, ...] = ()
+    """In place of a text, where every node from the trunk down has messages: the chat so far."""
+    output: OutputOptions | None = None
+    """None: the parent's; for the trunk, the defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of a prompt, or of all prompts of a tree that have samples."""
+
+    num_tokens: int
+    """What several prompts begin with is counted once."""
+    num_unshared_tokens: int
+    """Every sample's prompt counted by itself; sharing saves the difference."""
+    num_prompt_tokens: dict[tuple[int, ...], int]
+    """Of each prompt, by its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +331,12 @@ class Delta:
     """One for each of token_ids, if asked for."""
     finish_reason: FinishReason | None = None
     """None while the sample goes on; set on its last delta."""
+    stop_match: str | int | None = None
+    """The stop string or the token id that ended the sample, if one did."""
+    num_tokens: int = 0
+    """That the sample has drawn, these among them."""
+    timings: SampleTimings | None = None
+    """Set on its last delta."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +345,47 @@ class Finished:
 
     path: tuple[int, ...]
     usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A prompt was taken: the first that a stream tells of it."""
+
+    path: tuple[int, ...]
+    request_id: str
+    seed: int
+    """That its samples are drawn with."""
+    num_prompt_tokens: int
+    output: OutputOptions
+    echo: "Echo | None" = None
+    """If asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt as it was read."""
+
+    text: str
+    """Without special tokens."""
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of a prompt is computed, by whomever."""
+
+    path: tuple[int, ...]
+    num_computed_tokens: int
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFinished:
+    """All samples of a tree have ended."""
+
+    usage: Usage
+    """Each of its tokens counted once, however many of its prompts begin with it."""
+
+
+StreamEvent: TypeAlias = Started | Progress | Delta | Finished | TreeFinished
+"""What a server's stream tells: Started, Progress, Deltas, Finished for each prompt."""

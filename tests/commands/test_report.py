@@ -40,7 +40,9 @@ def test_several_samples_are_written_when_they_end():
 def test_machines_get_every_event_and_the_sums():
     out = io.StringIO()
     report = JsonReport(out)
-    report.see(Delta((1,), 0, "é", (4,), (TokenLogprob(4, -1.0, ((4, -1.0),)),), STOP))
+    report.see(
+        Delta((1,), 0, "é", (4,), (TokenLogprob(4, -1.0, ((4, -1.0),), 1),), STOP, num_tokens=1)
+    )
     report.see(Delta((1,), 1, "", (5,)))
     report.see(Finished((1,), USAGE))
     report.end(USAGE, SHARING)
@@ -50,8 +52,11 @@ def test_machines_get_every_event_and_the_sums():
         "sample_index": 0,
         "text": "é",
         "token_ids": [4],
-        "logprobs": [{"token_id": 4, "logprob": -1.0, "top": [[4, -1.0]]}],
+        "logprobs": [{"token_id": 4, "logprob": -1.0, "top": [[4, -1.0]], "rank": 1}],
         "finish_reason": "stop",
+        "stop_match": None,
+        "num_tokens": 1,
+        "timings": None,
     }
     assert "logprobs" not in bare
     assert finished["usage"]["shared_tokens"] == 300

@@ -14,11 +14,12 @@ from treeserve.pb import generation_pb2_grpc
 from treeserve.server.app import Server
 from treeserve.server.config import Address, LoadConfig, ServerConfig
 from treeserve.types import (
-    Caller,
+    Chat,
     Delta,
     Finished,
     FinishReason,
     PromptTree,
+    RequestOptions,
     RequestSize,
     SamplingParams,
     Usage,
@@ -35,7 +36,7 @@ class ScriptedTextService:
     "wait" stops after the first delta until `release` is set, "queue" before it; "crash" raises;
     "invalid FIELD" refuses the request; "flood" draws until the stream is closed, as does "burst"
     after three million characters at once; "much" draws twenty million. A prompt has as many tokens
-    as characters.
+    as characters, and a chat as many as messages.
     """
 
     def __init__(self) -> None:
@@ -43,20 +44,21 @@ class ScriptedTextService:
         self.waiting = asyncio.Event()
         self.closed = asyncio.Event()
         self.seen: list[tuple[object, SamplingParams | None]] = []
-        self.callers: list[Caller] = []
+        self.options: list[RequestOptions] = []
 
-    def generate(self, prompt, params, *, caller, admit):
+    def generate(self, prompt, params, *, output, options, admit):
         self.seen.append((prompt, params))
-        self.callers.append(caller)
+        self.options.append(options)
         if isinstance(prompt, str) and prompt.startswith("invalid "):
             raise InvalidRequest(prompt.removeprefix("invalid "), "must be right")
-        num_tokens = len(prompt) + params.n * params.max_tokens
+        length = len(prompt.messages) if isinstance(prompt, Chat) else len(prompt)
+        num_tokens = length + params.n * params.max_tokens
         size = RequestSize((((), num_tokens),))
         return self._admitted(prompt, [()], params.n, admit(size))
 
-    def generate_tree(self, tree: PromptTree, *, caller, admit):
+    def generate_tree(self, tree: PromptTree, *, options, admit):
         self.seen.append((tree, None))
-        self.callers.append(caller)
+        self.options.append(options)
         paths = [(0,), (1, 0)]
         size = RequestSize(tuple((path, 10) for path in paths))
         return self._admitted(tree.text, paths, 1, admit(size))

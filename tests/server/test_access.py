@@ -59,7 +59,7 @@ async def test_the_key_decides_tenant_and_namespace(path, new_key, text_service)
     async with listening(text_service, access=keys(path)) as server, connected(server) as stub:
         await generate(stub, key=one, metadata=odd)
         await generate(stub, key=other)
-    assert [(c.namespace, c.tenant) for c in text_service.callers] == [
+    assert [(c.namespace, c.tenant) for c in text_service.options] == [
         ("one", "one"),
         ("other", "other"),
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from treeserve.server.batching import MAX_DELTAS, batched
 from treeserve.server.refusals import ReaderTooSlow
-from treeserve.types import Delta, Finished, Usage
+from treeserve.types import Delta, Echo, Finished, OutputOptions, Started, Usage
 
 USAGE = Usage(1, 0, 0, 1, 1)
 
@@ -131,3 +131,32 @@ async def test_a_cancelled_reader_is_cancelled_and_not_slow():
     reading = asyncio.create_task(read())
     with pytest.raises(asyncio.CancelledError):
         await reading
+
+
+def started(path: tuple[int, ...], num_characters: int) -> Started:
+    echo = Echo("x" * num_characters, ())
+    return Started(path, "r", 1, num_characters, OutputOptions(echo=True), echo)
+
+
+async def test_an_echo_larger_than_the_bound_reaches_its_reader():
+    async def stream():
+        yield delta((), 0, 1)
+
+    first = started((), 5000)
+    async with batched(stream(), max_bytes=1000, first=first) as batches:
+        told = [events.started async for batch in batches for events in batch]
+    assert told[0] is first
+
+
+async def test_echoes_that_nobody_takes_are_bounded_too():
+    async def stream():
+        for index in range(10):
+            yield started((index,), 400)
+        await asyncio.Event().wait()
+
+    async def read():
+        async with batched(stream(), max_bytes=1000) as batches:
+            await anext(batches)
+
+    with pytest.raises(ReaderTooSlow):
+        await read()

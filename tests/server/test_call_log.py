@@ -12,7 +12,7 @@ from treeserve.server.config import AccessConfig
 from treeserve.server.key_file import add_key
 from treeserve.server.keys import ApiKey, digest_of, new_secret
 from treeserve.server.log_format import JsonFormatter
-from treeserve.types import PromptTree
+from treeserve.types import Chat, Message, PromptTree
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -124,6 +124,15 @@ def test_an_odd_trace_is_none(odd):
 def test_token_ids_are_shown_as_they_are():
     assert text_of((1, 2)) == [1, 2]
     assert text_of(PromptTree("a")) == {"text": "a"}
+    assert text_of(PromptTree(token_ids=(1, 2), n=3)) == {"token_ids": [1, 2]}
+
+
+def test_chats_are_shown_turn_by_turn():
+    turns = (Message("system", "be brief"), Message("user", "hi"))
+    shown = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    assert text_of(Chat(turns)) == shown
+    tree = PromptTree(messages=turns[:1], branches=(PromptTree(messages=turns[1:]),))
+    assert text_of(tree) == {"messages": shown[:1], "branches": [{"messages": shown[1:]}]}
 
 
 def test_an_exception_is_in_its_line():

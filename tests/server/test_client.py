@@ -1,12 +1,21 @@
 """The clients, against a server with a scripted text service."""
 
 import asyncio
+from dataclasses import fields
 
 import pytest
 
 from treeserve.client import AsyncClient, Client, RemoteError
 from treeserve.errors import InvalidRequest
-from treeserve.types import Delta, Finished, PromptTree, SamplingParams
+from treeserve.types import (
+    Chat,
+    Delta,
+    Finished,
+    Guidance,
+    Message,
+    PromptTree,
+    SamplingParams,
+)
 
 ALL_PARAMS = SamplingParams(
     temperature=0.7,
@@ -20,7 +29,16 @@ ALL_PARAMS = SamplingParams(
     stop_token_ids=(3,),
     ignore_eos=True,
     logprobs=0,
+    repetition_penalty=1.25,
+    presence_penalty=0.5,
+    frequency_penalty=-0.25,
+    logit_bias={3: -100.0, 9: 1.5},
+    include_stop=True,
+    min_tokens=2,
+    time_limit_seconds=1.5,
+    guidance=Guidance("choice", ("a", "b")),
 )
+CHAT = Chat((Message("system", "be brief"), Message("user", "hi")))
 TREE = PromptTree(
     "a", n=0, params=ALL_PARAMS, branches=(PromptTree("b", (PromptTree("c", n=7),)), PromptTree(""))
 )
@@ -31,7 +49,36 @@ async def test_every_parameter_reaches_the_text_service(server, client, text_ser
         pass
     async for _ in client.generate((1, 2)):
         pass
-    assert text_service.seen == [("é", ALL_PARAMS), ((1, 2), SamplingParams())]
+    for guidance in (Guidance("json_schema", "{}"), Guidance("regex", "a"), None):
+        async for _ in client.generate(CHAT, SamplingParams(guidance=guidance)):
+            pass
+    assert text_service.seen[:2] == [("é", ALL_PARAMS), ((1, 2), SamplingParams())]
+    assert [prompt for prompt, _ in text_service.seen[2:]] == [CHAT] * 3
+    assert [params.guidance.kind for _, params in text_service.seen[2:4]] == [
+        "json_schema",
+        "regex",
+    ]
+
+
+async def test_the_client_sets_every_parameter(server, client, text_service):
+    """A parameter that is added has to be added to the client too."""
+    defaults = SamplingParams()
+    same = [
+        f.name
+        for f in fields(ALL_PARAMS)
+        if getattr(ALL_PARAMS, f.name) == getattr(defaults, f.name)
+    ]
+    assert same == []
+
+
+async def test_nodes_of_any_kind_arrive(server, client, text_service):
+    branch = PromptTree(messages=CHAT.messages)
+    for tree in (PromptTree("", (branch,)), PromptTree(token_ids=(1, 2), n=3)):
+        async for _ in client.generate_tree(tree):
+            pass
+    [(first, _), (second, _)] = text_service.seen
+    assert first.branches == (branch,)
+    assert (second.token_ids, second.n) == ((1, 2), 3)
 
 
 async def test_trees_arrive_as_they_are(server, client, text_service):
@@ -84,6 +131,9 @@ async def test_errors_are_those_of_the_python_api(server, client):
         (SamplingParams(seed=2**64), "seed"),
         (SamplingParams(stop=("ok", "\ud800")), "stop[1]"),
         (SamplingParams(temperature="hot"), "temperature"),
+        (SamplingParams(logit_bias={-1: 2.0}), "logit_bias"),
+        (SamplingParams(guidance=Guidance("regex", "\ud800")), "guidance.regex"),
+        (SamplingParams(guidance=Guidance("choice", ("a", 1))), "guidance.choice[1]"),
     ],
 )
 async def test_what_fits_no_message_is_refused_without_a_call(client, params, field):

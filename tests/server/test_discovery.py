@@ -26,5 +26,14 @@ async def test_the_service_describes_its_methods(server, channel):
     response = await ask(channel, file_containing_symbol="treeserve.v1.GenerationService")
     [data] = response.file_descriptor_response.file_descriptor_proto
     [service] = descriptor_pb2.FileDescriptorProto.FromString(data).service
-    assert [method.name for method in service.method] == ["Generate", "GenerateTree"]
-    assert all(method.server_streaming for method in service.method)
+    assert [method.name for method in service.method] == [
+        "Generate",
+        "GenerateTree",
+        "Fork",
+        "Abort",
+        "Tokenize",
+        "Detokenize",
+        "CountTokens",
+    ]
+    streaming = [method.name for method in service.method if method.server_streaming]
+    assert streaming == ["Generate", "GenerateTree", "Fork"]

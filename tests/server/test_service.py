@@ -65,7 +65,7 @@ async def test_tree_messages_carry_the_path(stub):
             "params.stopping.max_tokens",
             "must be right",
         ),
-        (pb.GenerateRequest(n=2), "prompt", "must be given, as text or as token_ids"),
+        (pb.GenerateRequest(n=2), "prompt", "must be given, as text, token_ids or chat"),
     ],
 )
 async def test_bad_input_is_named_and_the_server_lives_on(
@@ -119,6 +119,18 @@ async def test_a_deadline_closes_the_stream(stub, text_service):
     error = await error_of(stub.Generate(pb.GenerateRequest(text="wait"), timeout=0.05))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(text_service.closed.wait(), 10)
+
+
+async def test_the_deadline_of_the_call_goes_with_the_request(stub, text_service):
+    options = pb.RequestOptions(request_id="mine", priority=3, group="g")
+    request = pb.GenerateRequest(text="a", options=options)
+    for timeout in (None, 30):
+        assert [r async for r in stub.Generate(request, timeout=timeout)]
+    without, with_deadline = text_service.options
+    assert without.deadline is None
+    assert 0 < with_deadline.deadline - with_deadline.arrived_at < 60
+    asked = (with_deadline.request_id, with_deadline.priority, with_deadline.group)
+    assert asked == ("mine", 3, "g")
 
 
 async def test_too_many_calls_are_refused_with_a_time_to_try_again(stub, server, text_service):

@@ -80,7 +80,7 @@ async def test_a_client_certificate_names_the_tenant(files, authority, text_serv
         connected(server, trusting(authority, authority.sign("acme"))) as stub,
     ):
         assert (await generate(stub)).code == "OK"
-    [caller] = text_service.callers
+    [caller] = text_service.options
     assert (caller.namespace, caller.tenant) == ("acme", "acme")
 
 

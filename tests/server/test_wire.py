@@ -40,6 +40,13 @@ def test_a_request_in_good_order_is_parsed():
             ),
             "tree.branches[1].text",
         ),
+        (
+            pb.GenerateRequest(
+                chat=pb.Chat(messages=[pb.Message(role="é"), pb.Message(content="xMARK")]),
+                params=pb.Parameters(sampling=pb.Sampling(logit_bias={1: 2.0})),
+            ),
+            "chat.messages[1].content",
+        ),
     ],
 )
 def test_text_that_is_not_utf8_is_named_with_its_byte(request_message, field):

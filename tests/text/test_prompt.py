@@ -3,10 +3,11 @@
 import pytest
 import tiny_models
 
-from treeserve.engine import RequestEnded, TokenEvent
+from treeserve.engine_messages import RequestEnded, TokenEvent
 from treeserve.errors import InvalidRequest
-from treeserve.prompt import EncodedPrompt, Prompter, TextStream
+from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.scheduler.request import PromptUsage
+from treeserve.text_stream import TextStream
 from treeserve.tokenizer import TextDecoder, Tokenizer
 from treeserve.types import (
     MAX_TREE_DEPTH,
@@ -14,6 +15,7 @@ from treeserve.types import (
     Finished,
     FinishReason,
     PromptTree,
+    RequestOptions,
     SamplingParams,
 )
 
@@ -52,6 +54,17 @@ def prompter() -> Prompter:
         ({"stop": "end"}, "stop", "list of strings"),
         ({"stop": ("x",) * 17}, "stop", "at most 16"),
         ({"stop_token_ids": (320,)}, "stop_token_ids[0]", "between 0 and 319"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty", "between 0.01 and 100"),
+        ({"presence_penalty": 2.1}, "presence_penalty", "between -2 and 2"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty", "must be a number"),
+        ({"logit_bias": [1]}, "logit_bias", "mapping from token ids to numbers"),
+        ({"logit_bias": {320: 1.0}}, "logit_bias", "between 0 and 319"),
+        ({"logit_bias": {7: 101.0}}, "logit_bias[7]", "between -100 and 100"),
+        ({"logit_bias": dict.fromkeys(range(1025), 0.0)}, "logit_bias", "at most 1024"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "between 0 and 8"),
+        ({"include_stop": 1}, "include_stop", "true or false"),
+        ({"time_limit_seconds": 0.0}, "time_limit_seconds", "above 0"),
+        ({"time_limit_seconds": 86_401.0}, "time_limit_seconds", "between 0 and 86400"),
     ],
 )
 def test_parameters_out_of_range(prompter, params, field, limit):
@@ -87,6 +100,32 @@ def test_a_fresh_seed_for_each_request_unless_one_is_given(prompter):
     seeds = {prompter.encode("x").request.params.seed for _ in range(5)}
     assert len(seeds) == 5
     assert prompter.encode("x", SamplingParams(seed=7)).request.params.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("time_limit", "deadline", "nearer", "is_time_limited"),
+    [
+        (None, None, None, False),
+        (None, 50.0, 50.0, False),
+        (5.0, None, 15.0, True),
+        (5.0, 50.0, 15.0, True),
+        (5.0, 12.0, 12.0, False),
+    ],
+)
+def test_the_nearer_of_time_limit_and_deadline_holds(
+    prompter, time_limit, deadline, nearer, is_time_limited
+):
+    options = RequestOptions(arrived_at=10.0, deadline=deadline)
+    params = SamplingParams(time_limit_seconds=time_limit)
+    encoded = prompter.encode("x", params, options=options)
+    assert encoded.request.deadline == nearer
+    assert encoded.is_time_limited == is_time_limited
+
+
+def test_who_asks_goes_with_the_request(prompter):
+    options = RequestOptions(priority=4, namespace="mine", tenant="me")
+    request = prompter.encode("x", options=options).request
+    assert (request.priority, request.namespace, request.tenant) == (4, "mine", "me")
 
 
 class TestTree:
@@ -146,9 +185,9 @@ def events_of(
 
 
 def stream_text(
-    prompter: Prompter, text: str, stop: tuple[str, ...], last: FinishReason | None
+    prompter: Prompter, text: str, stop: tuple[str, ...], last: FinishReason | None, **params
 ) -> list[Delta]:
-    encoded = prompter.encode("p", SamplingParams(stop=stop))
+    encoded = prompter.encode("p", SamplingParams(stop=stop, **params))
     stream = TextStream(encoded, prompter.tokenizer)
     token_ids = prompter.tokenizer.encode(text)
     deltas = [stream.push(event) for event in events_of(encoded, token_ids, last)]
@@ -174,6 +213,30 @@ class TestTextStream:
     def test_text_that_a_stop_string_may_take_back_is_held(self, prompter):
         deltas = stream_text(prompter, "ab--a", ("--b",), None)
         assert [delta.text for delta in deltas] == ["a", "b", "--a"]
+
+    @pytest.mark.parametrize(("include", "text"), [(False, "one"), (True, "one\n\nTWO")])
+    def test_a_stop_string_is_told_and_kept_if_asked_for(self, prompter, include, text):
+        deltas = stream_text(
+            prompter, "one\n\nTWO three", ("\n\nTWO", "zzz"), None, include_stop=include
+        )
+        assert "".join(delta.text for delta in deltas) == text
+        assert [delta.stop_match for delta in deltas if delta.finish_reason] == ["\n\nTWO"]
+
+    def test_the_token_that_ended_a_sample_is_told(self, prompter):
+        [*_, last] = stream_text(prompter, "ab", (), FinishReason.STOP)
+        assert last.stop_match == prompter.tokenizer.encode("b")[0]
+        [*_, last] = stream_text(prompter, "ab", (), FinishReason.LENGTH)
+        assert last.stop_match is None
+
+    def test_no_stop_string_begins_before_there_are_tokens_enough(self, prompter):
+        text = "ab ab ab!"
+        for min_tokens, end in ((0, 0), (1, 3), (3, 3), (4, 6), (7, 9)):
+            deltas = stream_text(prompter, text, ("ab",), None, min_tokens=min_tokens)
+            assert "".join(delta.text for delta in deltas) == text[:end]
+
+    def test_deltas_count_the_samples_tokens(self, prompter):
+        deltas = stream_text(prompter, "ab--a", ("--b",), None)
+        assert [delta.num_tokens for delta in deltas] == [1, 2, 5]
 
     def test_held_text_is_released_at_the_end(self, prompter):
         deltas = stream_text(prompter, "ab--", ("--b",), FinishReason.LENGTH)
@@ -207,6 +270,24 @@ class TestTextStream:
         assert (last.sample_index, last.finish_reason) == (1, FinishReason.ERROR)
         assert isinstance(finished, Finished)
         assert finished.usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("text", ["né", "日本", "a🙂b", "plain"])
+def test_a_character_that_a_branch_cuts_in_two_belongs_to_what_follows(prompter, text):
+    """Every branch of a text: what was told before it, and what follows, make the text again."""
+    tokens = prompter.tokenizer.encode(text)
+    for end in range(len(tokens) + 1):
+        before = TextDecoder(prompter.tokenizer)
+        told = "".join(before.push(token_id) for token_id in tokens[:end])
+        after = TextDecoder(prompter.tokenizer, tokens[:end])
+        rest = "".join(after.push(token_id) for token_id in tokens[end:])
+        assert told + rest + after.flush() == text
+
+
+def test_bytes_before_a_branch_that_are_no_character_are_not_told_again(prompter):
+    broken = prompter.tokenizer.encode("é")[1:] * 6
+    decoder = TextDecoder(prompter.tokenizer, broken)
+    assert decoder.push(prompter.tokenizer.encode("x")[0]) == "x"
 
 
 def test_the_decoder_keeps_spaces_that_a_lone_token_would_lose(prompter):

@@ -44,6 +44,31 @@ class GenerationServiceStub:
                 request_serializer=treeserve_dot_pb_dot_generation__pb2.GenerateTreeRequest.SerializeToString,
                 response_deserializer=treeserve_dot_pb_dot_generation__pb2.GenerateTreeResponse.FromString,
                 _registered_method=True)
+        self.Fork = channel.unary_stream(
+                '/treeserve.v1.GenerationService/Fork',
+                request_serializer=treeserve_dot_pb_dot_generation__pb2.ForkRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_generation__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.Abort = channel.unary_unary(
+                '/treeserve.v1.GenerationService/Abort',
+                request_serializer=treeserve_dot_pb_dot_generation__pb2.AbortRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_generation__pb2.AbortResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/treeserve.v1.GenerationService/Tokenize',
+                request_serializer=treeserve_dot_pb_dot_generation__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_generation__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/treeserve.v1.GenerationService/Detokenize',
+                request_serializer=treeserve_dot_pb_dot_generation__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_generation__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/treeserve.v1.GenerationService/CountTokens',
+                request_serializer=treeserve_dot_pb_dot_generation__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_generation__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -65,6 +90,47 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fork(self, request, context):
+        """Draws samples that go on from a token of another sample, which runs or ended not long ago, without
+        sending its text. What comes before the branch is shared, not computed again. Text begins after
+        the branch: a character that the branch cuts in two belongs to the new samples. NOT_FOUND: no such
+        request; OUT_OF_RANGE: the sample has not drawn as many tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abort(self, request, context):
+        """Ends a request, a branch of a tree with all beneath it, or one sample. They end with
+        FINISH_REASON_ABORT, and their stream goes on to its end in good order. May be repeated, and is
+        answered however many calls run.
+        NOT_FOUND: no such request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Token ids of a text or a chat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Text of token ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """Tokens of a prompt or a tree, and what sharing saves of them. Nothing is generated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +143,31 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GenerateTree,
                     request_deserializer=treeserve_dot_pb_dot_generation__pb2.GenerateTreeRequest.FromString,
                     response_serializer=treeserve_dot_pb_dot_generation__pb2.GenerateTreeResponse.SerializeToString,
+            ),
+            'Fork': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=treeserve_dot_pb_dot_generation__pb2.ForkRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Abort': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abort,
+                    request_deserializer=treeserve_dot_pb_dot_generation__pb2.AbortRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_generation__pb2.AbortResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=treeserve_dot_pb_dot_generation__pb2.TokenizeRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_generation__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=treeserve_dot_pb_dot_generation__pb2.DetokenizeRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_generation__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=treeserve_dot_pb_dot_generation__pb2.CountTokensRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_generation__pb2.CountTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +224,141 @@ class GenerationService:
             '/treeserve.v1.GenerationService/GenerateTree',
             treeserve_dot_pb_dot_generation__pb2.GenerateTreeRequest.SerializeToString,
             treeserve_dot_pb_dot_generation__pb2.GenerateTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/treeserve.v1.GenerationService/Fork',
+            treeserve_dot_pb_dot_generation__pb2.ForkRequest.SerializeToString,
+            treeserve_dot_pb_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.GenerationService/Abort',
+            treeserve_dot_pb_dot_generation__pb2.AbortRequest.SerializeToString,
+            treeserve_dot_pb_dot_generation__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.GenerationService/Tokenize',
+            treeserve_dot_pb_dot_generation__pb2.TokenizeRequest.SerializeToString,
+            treeserve_dot_pb_dot_generation__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.GenerationService/Detokenize',
+            treeserve_dot_pb_dot_generation__pb2.DetokenizeRequest.SerializeToString,
+            treeserve_dot_pb_dot_generation__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.GenerationService/CountTokens',
+            treeserve_dot_pb_dot_generation__pb2.CountTokensRequest.SerializeToString,
+            treeserve_dot_pb_dot_generation__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

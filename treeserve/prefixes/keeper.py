@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from treeserve.engine import Engine, EngineRequest, RequestEnded
+from treeserve.engine import Engine
+from treeserve.engine_messages import EngineRequest, RequestEnded
 from treeserve.errors import (
     EngineStopped,
     InvalidRequest,
@@ -108,8 +109,8 @@ class PrefixKeeper:
         self._limits = KVLimits(
             kv_cache.layer_shapes,
             kv_cache.dtype,
-            prompter.vocabulary_size,
-            prompter.max_positions - 1,
+            prompter.model_limits.vocabulary_size,
+            prompter.model_limits.max_positions - 1,
         )
         self._bytes_per_token = KVCache.bytes_per_slot(kv_cache.layer_shapes, kv_cache.dtype) + 4
         # One prefix at a time is in host memory.

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from treeserve.server.config import DEFAULT_MAX_BUFFERED_BYTES
 from treeserve.server.contract import EventStream
 from treeserve.server.refusals import ReaderTooSlow
-from treeserve.types import Delta, Finished, Usage
+from treeserve.types import (
+    Delta,
+    Finished,
+    Progress,
+    Started,
+    StreamEvent,
+    TreeFinished,
+    Usage,
+)
 
 MAX_DELTAS = 1024
 """In one batch; it keeps messages well below the 4 MiB that gRPC clients take by default."""
@@ -22,13 +30,32 @@ class PromptEvents:
     deltas: list[Delta] = field(default_factory=list)
     usage: Usage | None = None
     """Set when all its samples have ended."""
+    started: Started | None = None
+    """Set when nothing has been told of it before."""
+    progress: Progress | None = None
+    """The last."""
+    tree_usage: Usage | None = None
+    """Set when all samples of the tree have ended; beside any path."""
+
+    def add(self, event: StreamEvent) -> None:
+        match event:
+            case Delta():
+                self.deltas.append(event)
+            case Finished():
+                self.usage = event.usage
+            case Started():
+                self.started = event
+            case Progress():
+                self.progress = event
+            case TreeFinished():
+                self.tree_usage = event.usage
 
 
 @asynccontextmanager
 async def batched(
     stream: EventStream,
     max_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
-    first: Delta | Finished | None = None,
+    first: StreamEvent | None = None,
 ) -> AsyncIterator[AsyncGenerator[list[PromptEvents], None]]:
     """All events that have come since the last batch was taken; closes the stream at its end.
 
@@ -67,17 +94,15 @@ async def batched(
         await asyncio.wait([reading])
 
 
-def group(events: Iterable[Delta | Finished]) -> list[PromptEvents]:
+def group(events: Iterable[StreamEvent]) -> list[PromptEvents]:
     """Events by prompt, prompts in the order of their first event."""
     prompts: dict[tuple[int, ...], PromptEvents] = {}
     for event in events:
-        prompt = prompts.get(event.path)
+        path = () if isinstance(event, TreeFinished) else event.path
+        prompt = prompts.get(path)
         if prompt is None:
-            prompt = prompts[event.path] = PromptEvents(event.path)
-        if isinstance(event, Finished):
-            prompt.usage = event.usage
-        else:
-            prompt.deltas.append(event)
+            prompt = prompts[path] = PromptEvents(path)
+        prompt.add(event)
     return list(prompts.values())
 
 
@@ -89,27 +114,28 @@ class _Buffer:
         self.overflowed = False
         self._max_bytes = max_bytes
         self._reader = reader
-        self._events: list[Delta | Finished] = []
+        self._events: list[StreamEvent] = []
         self._num_bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._events)
 
-    def push(self, event: Delta | Finished) -> bool:
+    def push(self, event: StreamEvent) -> bool:
         """Whether there was room; else the reader is interrupted, once."""
         if self.overflowed:
             return False
         self._events.append(event)
         self._num_bytes += _bytes_of(event)
         self.news.set()
-        if self._num_bytes <= self._max_bytes:
+        # One event alone, however large, is not a reader's delay: it may echo a whole prompt.
+        if self._num_bytes <= self._max_bytes or len(self._events) == 1:
             return True
         self.overflowed = True
         self._events.clear()
         self._reader.cancel()
         return False
 
-    def take(self) -> list[Delta | Finished]:
+    def take(self) -> list[StreamEvent]:
         """The oldest events, as many as one message may carry."""
         if len(self._events) <= MAX_DELTAS:
             taken, self._events = self._events, []
@@ -121,9 +147,12 @@ class _Buffer:
         return taken
 
 
-def _bytes_of(event: Delta | Finished) -> int:
+def _bytes_of(event: StreamEvent) -> int:
     """About as many as in a message."""
-    if isinstance(event, Finished):
+    if isinstance(event, Started):
+        echo = event.echo
+        return 64 + (0 if echo is None else len(echo.text) + 4 * len(echo.token_ids))
+    if not isinstance(event, Delta):
         return 32
     num_bytes = 16 + len(event.text) + 4 * len(event.token_ids)
     if event.logprobs:

@@ -5,13 +5,13 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from treeserve.server.engine_watch import QueueTime
 from treeserve.server.identity import ANYBODY, Identity
-from treeserve.types import Delta, Finished, Prompt, PromptTree
+from treeserve.types import Chat, Delta, Finished, Message, Prompt, PromptTree
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +141,29 @@ def write_record(record: CallRecord, code: str) -> None:
 
 def text_of(prompt: Prompt | PromptTree) -> Any:
     """A prompt as the log shows it, where it may."""
-    if isinstance(prompt, PromptTree):
-        branches = [text_of(branch) for branch in prompt.branches]
-        return {"text": prompt.text, **({"branches": branches} if branches else {})}
-    return prompt if isinstance(prompt, str) else list(prompt)
+    match prompt:
+        case PromptTree():
+            return _node_of(prompt)
+        case Chat():
+            return _turns_of(prompt.messages)
+        case str():
+            return prompt
+    return list(prompt)
+
+
+def _node_of(node: PromptTree) -> dict[str, Any]:
+    branches = [_node_of(branch) for branch in node.branches]
+    known = {
+        "text": node.text,
+        "token_ids": list(node.token_ids),
+        "messages": _turns_of(node.messages),
+        "branches": branches,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def _turns_of(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -1,34 +1,77 @@
 """What the server needs of the text service beneath it."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
 from treeserve.types import (
-    Caller,
-    Delta,
-    Finished,
+    Chat,
+    OutputOptions,
     Prompt,
     PromptTree,
+    RequestOptions,
     RequestSize,
+    SampleName,
     SamplingParams,
+    StreamEvent,
+    TokenCounts,
 )
 
-EventStream: TypeAlias = AsyncGenerator[Delta | Finished, None]
-"""Deltas of all samples as they come, each prompt's Finished after its last delta.
+EventStream: TypeAlias = AsyncGenerator[StreamEvent, None]
+"""Each prompt's Started, then deltas of all samples as they come, each prompt's Finished after its
+last delta, and a tree's TreeFinished last.
 
 Closing it aborts what still runs.
 """
+
 
 Admit: TypeAlias = Callable[[RequestSize], AbstractContextManager[object]]
 """Asked once, before anything reaches the engine; entered while the stream runs. It may raise."""
 
 
 class TextService(Protocol):
-    """Text in, text out; InvalidRequest and EngineStopped come out of the first iteration."""
+    """Text in, text out; what is wrong with a request comes out at once or in the first iteration.
+
+    abort() is called in the event loop that reads the streams, everything else in any thread.
+    """
 
     def generate(
-        self, prompt: Prompt, params: SamplingParams, *, caller: Caller, admit: Admit
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        output: OutputOptions | None,
+        options: RequestOptions,
+        admit: Admit,
     ) -> EventStream: ...
 
-    def generate_tree(self, tree: PromptTree, *, caller: Caller, admit: Admit) -> EventStream: ...
+    def generate_tree(
+        self, tree: PromptTree, *, options: RequestOptions, admit: Admit
+    ) -> EventStream: ...
+
+    def fork(
+        self,
+        parent: SampleName,
+        num_tokens: int | None,
+        params: SamplingParams | None,
+        *,
+        n: int,
+        output: OutputOptions | None,
+        options: RequestOptions,
+        admit: Admit,
+    ) -> EventStream: ...
+
+    def abort(
+        self,
+        request_id: str,
+        path: tuple[int, ...],
+        sample_index: int | None,
+        *,
+        namespace: str,
+    ) -> int: ...
+
+    def tokenize(self, prompt: str | Chat, *, special_tokens: bool) -> tuple[int, ...]: ...
+
+    def detokenize(self, token_ids: Sequence[int], *, special_tokens: bool) -> str: ...
+
+    def count_tokens(self, prompt: Prompt | PromptTree) -> TokenCounts: ...

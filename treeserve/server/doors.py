@@ -8,10 +8,10 @@ from treeserve.server.call_log import CallRecord
 from treeserve.server.calls import Calls
 from treeserve.server.doorkeeper import Doorkeeper
 from treeserve.server.engine_watch import EngineWatch
-from treeserve.server.identity import Identity
+from treeserve.server.identity import Identity, Permission
 from treeserve.server.quotas import Quotas
 from treeserve.server.waiting import Ticket, WaitingRoom
-from treeserve.types import Caller, Delta, Finished, RequestSize
+from treeserve.types import Delta, Finished, RequestSize
 
 
 class Doors(NamedTuple):
@@ -34,7 +34,6 @@ class Call:
 
     def __init__(self, record: CallRecord, doors: Doors) -> None:
         self.record = record
-        self.caller = Caller(namespace=record.identity.tenant, tenant=record.identity.tenant)
         self._doors = doors
         self._ticket: Ticket | None = None
 
@@ -46,6 +45,10 @@ class Call:
     def tenant(self) -> str:
         """Also the namespace of its prefixes."""
         return self.record.identity.tenant
+
+    def require(self, permission: Permission) -> None:
+        """Raise Forbidden unless its caller has a permission."""
+        self._doors.doorkeeper.require(self.identity, permission)
 
     @contextmanager
     def enter(self) -> Iterator[None]:

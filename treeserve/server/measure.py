@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from treeserve.metrics import Metrics, PromptTimings
 from treeserve.server.contract import EventStream
-from treeserve.types import Delta, Finished
+from treeserve.types import Delta, Finished, StreamEvent
 
 Clock = Callable[[], float]
 
@@ -16,20 +16,21 @@ async def measured(
     metrics: Metrics,
     clock: Clock = time.monotonic,
     also: Callable[[Delta | Finished], object] = bool,
-) -> AsyncGenerator[Delta | Finished, None]:
+) -> AsyncGenerator[StreamEvent, None]:
     """Pass every event on, and count prompts and samples as they end; closes the stream.
 
     Args:
         stream: The events of one call.
         metrics: Told of them.
         clock: In seconds.
-        also: Shown every event as well.
+        also: Shown every growth and end as well.
     """
     watch = _Watch(metrics, clock)
     async with aclosing(stream) as events:
         async for event in events:
-            watch.see(event)
-            also(event)
+            if isinstance(event, Delta | Finished):
+                watch.see(event)
+                also(event)
             yield event
 
 

@@ -29,3 +29,7 @@ class Overloaded(Refused):
 
 class ReaderTooSlow(Refused):
     """A caller that does not take what it asked for."""
+
+
+class DeadlinePassed(Refused):
+    """The deadline of a call passed before its samples had ended."""

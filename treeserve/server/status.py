@@ -11,21 +11,31 @@ from grpc_status import rpc_status
 
 from treeserve.errors import (
     AlreadyExists,
+    BeyondDrawn,
     Damaged,
     EngineStopped,
     InvalidRequest,
     NoRoom,
     NotFound,
+    NotImplementedYet,
     NotPossible,
 )
 from treeserve.server.convert import proto_path
-from treeserve.server.refusals import Forbidden, Overloaded, ReaderTooSlow, Unauthenticated
+from treeserve.server.refusals import (
+    DeadlinePassed,
+    Forbidden,
+    Overloaded,
+    ReaderTooSlow,
+    Unauthenticated,
+)
 
 logger = logging.getLogger(__name__)
 
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    BeyondDrawn: grpc.StatusCode.OUT_OF_RANGE,
     EngineStopped: grpc.StatusCode.UNAVAILABLE,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ReaderTooSlow: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NoRoom: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -34,6 +44,7 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     NotPossible: grpc.StatusCode.FAILED_PRECONDITION,
+    NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
     Damaged: grpc.StatusCode.DATA_LOSS,
 }
 
@@ -52,7 +63,7 @@ def status_of(error: Exception) -> grpc.Status:
         logger.error("a call failed", exc_info=error)
         return _status(code, "internal error; the server's log has the details")
     if isinstance(error, InvalidRequest):
-        return _invalid(error)
+        return _invalid(code, error)
     if isinstance(error, Overloaded) and error.retry_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(math.ceil(error.retry_seconds * 1000))
@@ -60,13 +71,13 @@ def status_of(error: Exception) -> grpc.Status:
     return _status(code, str(error))
 
 
-def _invalid(error: InvalidRequest) -> grpc.Status:
+def _invalid(code: grpc.StatusCode, error: InvalidRequest) -> grpc.Status:
     field = proto_path(error.field)
     violation = error_details_pb2.BadRequest.FieldViolation(
         field=field, description=error.description
     )
     return _status(
-        grpc.StatusCode.INVALID_ARGUMENT,
+        code,
         f"{field}: {error.description}",
         error_details_pb2.BadRequest(field_violations=[violation]),
     )

@@ -8,7 +8,8 @@ from torch import Tensor
 from treeserve.attention.backend import AttentionBackend, make_backend
 from treeserve.config import SchedulerConfig, SharingMode
 from treeserve.cuda_capture import CudaCapture
-from treeserve.engine import Engine, EngineRequest, RequestEnded, TokenEvent
+from treeserve.engine import Engine
+from treeserve.engine_messages import EngineRequest, RequestEnded, TokenEvent
 from treeserve.errors import TreeserveError
 from treeserve.kernels.tiles import ANY_SHAPE_ROWS
 from treeserve.kernels.work_list import WorkList

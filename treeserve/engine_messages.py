@@ -1,0 +1,143 @@
+"""What the engine is asked for and what it tells, in token ids."""
+
+from dataclasses import dataclass
+
+from treeserve.errors import InvalidRequest
+from treeserve.logit_rules import RuleSet
+from treeserve.scheduler.request import PromptUsage
+from treeserve.types import FinishReason, SamplingParams, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A token of another sample."""
+
+    request_id: str
+    sample_index: int
+    num_tokens: int
+    """That the other sample drew before the branch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineRequest:
+    """One prompt in token ids. `params.seed` is set; stop strings are not the engine's business."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    end_token_ids: frozenset[int] = frozenset()
+    """The model's own end-of-text tokens and the caller's stop token ids."""
+    namespace: str = ""
+    num_public_tokens: int = 0
+    """The prompt's first tokens that every namespace may share."""
+    tenant: str = ""
+    """Whom the work is charged to."""
+    priority: int = 0
+    """Higher goes sooner."""
+    deadline: float | None = None
+    """On the monotonic clock, in seconds; what is not finished by then is ended."""
+    rules: RuleSet | None = None
+    """What changes the logits of its samples."""
+    reports_progress: bool = False
+    """Whether to tell how much of the prompt is computed."""
+    branch: Branch | None = None
+    """Where the prompt ends, if that is another sample's token: while that sample runs, its memory
+    is shared up to there."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineFork:
+    """Samples that go on from a token of another sample. `params.seed` is set."""
+
+    request_id: str
+    parent_request_id: str
+    parent_sample_index: int
+    num_tokens: int
+    """Tokens that the parent drew before the branch."""
+    params: SamplingParams
+    end_token_ids: frozenset[int] = frozenset()
+    priority: int = 0
+    deadline: float | None = None
+    rules: RuleSet | None = None
+    reports_progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One sample drew one token."""
+
+    request_id: str
+    sample_index: int
+    token_id: int
+    logprob: TokenLogprob | None
+    finish_reason: FinishReason | None
+    at: float = 0.0
+    """On the monotonic clock, in seconds."""
+    admitted_at: float | None = None
+    """When its request waited no longer, on the same clock; None if it still does."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """More of a prompt is computed, by whomever."""
+
+    request_id: str
+    num_computed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """The last event of a request, after all its samples ended."""
+
+    request_id: str
+    usage: PromptUsage
+    reason: FinishReason = FinishReason.ABORT
+    """Why samples that had not finished were ended."""
+    error: str | None = None
+    """What went wrong, if something did."""
+    at: float = 0.0
+    """On the monotonic clock, in seconds."""
+    admitted_at: float | None = None
+    """When its request waited no longer, on the same clock; None if it still does."""
+
+
+EngineEvent = TokenEvent | PromptProgress | RequestEnded
+
+
+def as_fork(request: EngineRequest, branch: Branch) -> EngineFork:
+    """The same request in terms of the sample that it branches."""
+    return EngineFork(
+        request_id=request.request_id,
+        parent_request_id=branch.request_id,
+        parent_sample_index=branch.sample_index,
+        num_tokens=branch.num_tokens,
+        params=request.params,
+        end_token_ids=request.end_token_ids,
+        priority=request.priority,
+        deadline=request.deadline,
+        rules=request.rules,
+        reports_progress=request.reports_progress,
+    )
+
+
+def check_request(request: EngineRequest, vocabulary_size: int, max_positions: int) -> None:
+    """Raise InvalidRequest if the model can never serve the request."""
+    prompt = request.prompt_token_ids
+    if not prompt:
+        raise InvalidRequest("prompt", "must not be empty")
+    for index, token_id in enumerate(prompt):
+        if not 0 <= token_id < vocabulary_size:
+            raise InvalidRequest(
+                f"prompt[{index}]",
+                f"token id {token_id} is outside the vocabulary of {vocabulary_size}",
+            )
+    check_length(len(prompt), max_positions)
+
+
+def check_length(num_tokens: int, max_positions: int) -> None:
+    """Raise InvalidRequest for a prompt that leaves no room for a token."""
+    if num_tokens >= max_positions:
+        raise InvalidRequest(
+            "prompt",
+            f"has {num_tokens} tokens; the model takes at most {max_positions - 1} and one more",
+        )
