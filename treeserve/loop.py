@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from treeserve.engine import Engine
 from treeserve.engine_messages import EngineEvent, EngineRequest, RequestEnded
@@ -63,6 +63,9 @@ class EngineStream:
             ended = [event.request_id for event in events if isinstance(event, RequestEnded)]
             self.open_requests.difference_update(ended)
             yield events
+
+
+_Delivery: TypeAlias = tuple[EngineStream, list[EngineEvent]]
 
 
 class EngineLoop:
@@ -259,8 +262,12 @@ class EngineLoop:
                 batches.setdefault(stream, []).append(event)
             if isinstance(event, RequestEnded):
                 self._streams.pop(event.request_id, None)
+        # Waking an event loop takes a system call: once a step, however many streams there are.
+        deliveries: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
         for stream, batch in batches.items():
-            _call_soon(stream.loop, stream.queue.put_nowait, batch)
+            deliveries.setdefault(stream.loop, []).append((stream, batch))
+        for loop, delivered in deliveries.items():
+            _call_soon(loop, _deliver, delivered)
         self._close_requests(e.request_id for e in events if isinstance(e, RequestEnded))
 
     def _end_all(self) -> None:
@@ -295,6 +302,11 @@ def _call_soon(
         loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:
         logger.debug("a caller's event loop closed before its stream ended")
+
+
+def _deliver(deliveries: "list[_Delivery]") -> None:
+    for stream, batch in deliveries:
+        stream.queue.put_nowait(batch)
 
 
 def _accept(accepted: "asyncio.Future[Any]", result: object = None) -> None:

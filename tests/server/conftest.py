@@ -35,8 +35,8 @@ class ScriptedTextService:
 
     "wait" stops after the first delta until `release` is set, "queue" before it; "crash" raises;
     "invalid FIELD" refuses the request; "flood" draws until the stream is closed, as does "burst"
-    after three million characters at once; "much" draws twenty million. A prompt has as many tokens
-    as characters, and a chat as many as messages.
+    after three million characters at once; "much" draws twenty million; "length" ends at its most
+    tokens. A prompt has as many tokens as characters, and a chat as many as messages.
     """
 
     def __init__(self) -> None:
@@ -84,8 +84,9 @@ class ScriptedTextService:
                 if prompt == "wait":
                     self.waiting.set()
                     await self.release.wait()
+                reason = FinishReason.LENGTH if prompt == "length" else FinishReason.STOP
                 for index in range(n):
-                    yield Delta(path, index, "b", (2,), None, FinishReason.STOP)
+                    yield Delta(path, index, "b", (2,), None, reason)
                 yield Finished(path, USAGE)
         finally:
             self.closed.set()

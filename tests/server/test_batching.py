@@ -49,6 +49,42 @@ async def test_nothing_waits_for_what_has_not_come():
             await anext(batches)
 
 
+async def test_what_is_held_back_goes_with_the_end_and_the_first_is_not():
+    """Though the next message would be due in an hour."""
+    release = asyncio.Event()
+
+    async def stream():
+        yield delta((), 0, 1)
+        await release.wait()
+        yield delta((), 0, 2)
+        await asyncio.sleep(0)
+        yield delta((), 0, 3)
+        yield Finished((), USAGE)
+
+    async with batched(stream(), hold_seconds=lambda: 3600) as batches:
+        [first] = await anext(batches)
+        assert [entry.token_ids for entry in first.deltas] == [(1,)]
+        release.set()
+        [second] = await anext(batches)
+        assert [entry.token_ids for entry in second.deltas] == [(2,), (3,)]
+        assert second.usage == USAGE
+
+
+async def test_a_reader_that_is_held_back_is_cut_off_all_the_same():
+    async def stream():
+        while True:
+            yield delta((), 0, 1)
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        async with batched(stream(), 1000, hold_seconds=lambda: 3600) as batches:
+            async for _ in batches:
+                pass
+
+    with pytest.raises(ReaderTooSlow):
+        await read()
+
+
 async def test_a_batch_has_a_largest_size():
     async def stream():
         for token_id in range(MAX_DELTAS + 5):

@@ -39,7 +39,11 @@ def test_a_bad_address_names_its_option(text):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("drain_grace_seconds", -1.0), ("drain_grace_seconds", math.nan)],
+    [
+        ("drain_grace_seconds", -1.0),
+        ("drain_grace_seconds", math.nan),
+        ("max_messages_per_second", 0),
+    ],
 )
 def test_options_out_of_range_are_named(option, value):
     address = Address("127.0.0.1", 0)

@@ -9,7 +9,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from treeserve.commands import bench_attention, bench_decode, bench_scheduler, bench_simulate
+from treeserve.commands import (
+    bench_attention,
+    bench_decode,
+    bench_scheduler,
+    bench_serve,
+    bench_simulate,
+)
 from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
@@ -29,6 +35,7 @@ figures are medians.
   treeserve bench sharing --prefix 2048 --batch 64 --json
   treeserve bench attention                            one layer's attention, beside other kernels
   treeserve bench decode                               tokens per second against batch and prefix
+  treeserve bench serve                                the service under load, and what it costs
   treeserve bench simulate                             scheduling policies on traces, no model
   treeserve bench scheduler                            the scheduler's own time for a step
 """
@@ -50,6 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     bench_attention.add_parser(benches)
     bench_decode.add_parser(benches)
+    bench_serve.add_parser(benches)
     bench_scheduler.add_parser(benches)
     bench_simulate.add_parser(benches)
     sharing = benches.add_parser(

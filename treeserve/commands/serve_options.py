@@ -12,6 +12,7 @@ from treeserve.server.config import (
     DEFAULT_DRAIN_GRACE_SECONDS,
     DEFAULT_GRPC_ADDRESS,
     DEFAULT_HTTP_ADDRESS,
+    DEFAULT_MAX_MESSAGES_PER_SECOND,
     DEFAULT_STALL_SECONDS,
     AccessConfig,
     LoadConfig,
@@ -69,6 +70,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
         admin_address=args.admin_address and parse_address("admin_address", args.admin_address),
         drain_grace_seconds=args.drain_grace,
         stall_seconds=args.stall_seconds,
+        max_messages_per_second=args.max_messages_per_second,
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
         access=AccessConfig(
             api_keys=args.api_keys,
@@ -108,6 +110,11 @@ def _add_doors(add: _Add) -> None:
         "--stall-seconds", type=float, default=DEFAULT_STALL_SECONDS, metavar="SECONDS",
         help="/healthz fails when the engine has work and makes no step for so long; "
         "default: %(default)g",
+    )  # fmt: skip
+    add(
+        "--max-messages-per-second", type=int, default=DEFAULT_MAX_MESSAGES_PER_SECOND, metavar="N",
+        help="to all readers, about; beyond it a message carries what several steps drew, in 0.1 s "
+        "at most; default: %(default)s",
     )  # fmt: skip
 
 

@@ -21,11 +21,12 @@ class ServerNotStarted(TreeserveError):
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """Where a server listens, and what it serves in its own words."""
+    """Where a server listens, what it serves in its own words, and its process."""
 
     grpc_address: str
     http_address: str
     model: str
+    pid: int
 
 
 @contextmanager
@@ -60,7 +61,7 @@ def _wait_until_ready(process: "subprocess.Popen[str]") -> RunningServer:
     for line in process.stdout:
         found = _READY.search(line)
         if found is not None:
-            return RunningServer(found["grpc"], found["http"], found["model"])
+            return RunningServer(found["grpc"], found["http"], found["model"], process.pid)
     raise ServerNotStarted("the server did not start")
 
 

@@ -1,7 +1,7 @@
 """Gathers a stream's events, so that one message carries all that a step of the engine brought."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -56,6 +56,7 @@ async def batched(
     stream: EventStream,
     max_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
     first: StreamEvent | None = None,
+    hold_seconds: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[AsyncGenerator[list[PromptEvents], None]]:
     """All events that have come since the last batch was taken; closes the stream at its end.
 
@@ -70,6 +71,9 @@ async def batched(
         stream: The events.
         max_bytes: About.
         first: An event that was taken from the stream before.
+        hold_seconds: Asked after each batch: how long the next one is held back, so that it carries
+            more. Nothing is before anything has been drawn, nor the last batch: it comes as soon
+            as the stream ends.
 
     Raises:
         ReaderTooSlow: Then.
@@ -81,7 +85,7 @@ async def batched(
         buffer.push(first)
     reading = asyncio.create_task(_read(stream, buffer))
     try:
-        async with aclosing(_batches(buffer, reading)) as batches:
+        async with aclosing(_batches(buffer, reading, hold_seconds)) as batches:
             yield batches
     except asyncio.CancelledError:
         if not buffer.overflowed or task.uncancel() > 0:
@@ -161,13 +165,19 @@ def _bytes_of(event: StreamEvent) -> int:
 
 
 async def _batches(
-    buffer: _Buffer, reading: "asyncio.Task[None]"
+    buffer: _Buffer, reading: "asyncio.Task[None]", hold_seconds: Callable[[], float]
 ) -> AsyncGenerator[list[PromptEvents], None]:
     while not (reading.done() and not buffer):
         await buffer.news.wait()
         buffer.news.clear()
+        has_drawn = False
         while buffer:
-            yield group(buffer.take())
+            batch = group(buffer.take())
+            has_drawn = has_drawn or any(prompt.deltas for prompt in batch)
+            yield batch
+        seconds = hold_seconds() if has_drawn and not reading.done() else 0.0
+        if seconds > 0:
+            await asyncio.wait([reading], timeout=seconds)
     reading.result()
 
 

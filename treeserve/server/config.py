@@ -13,6 +13,7 @@ DEFAULT_ADMIN_ADDRESS = "127.0.0.1:50052"
 DEFAULT_DRAIN_GRACE_SECONDS = 30.0
 DEFAULT_STALL_SECONDS = 300.0
 DEFAULT_MAX_BUFFERED_BYTES = 4 << 20
+DEFAULT_MAX_MESSAGES_PER_SECOND = 500
 MAX_REQUEST_BYTES = 16 << 20
 _MOST = (1 << 31) - 1
 """gRPC takes its options as int32."""
@@ -119,6 +120,10 @@ class ServerConfig:
     """Work and no step for so long: the process is of no use any more."""
     tls: TlsFiles | None = None
     """None: both doors are plain text."""
+    max_messages_per_second: int = DEFAULT_MAX_MESSAGES_PER_SECOND
+    """About so many are sent, over all streams: beyond that a message carries what several steps
+    drew, in a tenth of a second at most. Neither a call's first message is held back nor its last.
+    """
     access: AccessConfig = AccessConfig()
     load: LoadConfig = LoadConfig()
     request_log: bool = False
@@ -133,6 +138,11 @@ class ServerConfig:
             )
         if not 0 < self.stall_seconds < math.inf:
             raise ConfigError(f"stall_seconds: must be above 0, got {self.stall_seconds}")
+        if not 1 <= self.max_messages_per_second <= _MOST:
+            raise ConfigError(
+                f"max_messages_per_second: must be at least 1 and at most {_MOST}, "
+                f"got {self.max_messages_per_second}"
+            )
         if not self.asks_who_calls and not self.access.insecure:
             self._refuse_exposure()
 

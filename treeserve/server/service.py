@@ -40,6 +40,9 @@ ResultT = TypeVar("ResultT")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
+_LONGEST_HOLD_SECONDS = 0.1
+"""Between two messages of a stream: what somebody who reads along does not mind."""
+
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
 _Start: TypeAlias = Callable[["_Known", TextService], EventStream]
 _Write: TypeAlias = Callable[[PromptEvents], Message]
@@ -197,13 +200,19 @@ class GenerationService:
         # A refused call ends here, before any header is sent: its client may try again.
         first = await anext(events, None)
         await _send_headers(context)
-        async with batched(events, self._config.load.max_buffered_bytes, first) as batches:
+        most = self._config.load.max_buffered_bytes
+        async with batched(events, most, first, self._hold_seconds) as batches:
             async for batch in batches:
                 for prompt_events in batch:
                     await context.write(write(prompt_events))
                     is_late = is_late or _ends_late(prompt_events)
         if is_late:
             raise DeadlinePassed("the deadline passed before all samples had ended")
+
+    def _hold_seconds(self) -> float:
+        """Between two messages of a stream; alone it hardly waits."""
+        rate = self._config.max_messages_per_second
+        return min(self._doors.calls.num_running / rate, _LONGEST_HOLD_SECONDS)
 
     async def _answer(self, method: str, context: Context, answer: _Answer) -> Message | None:
         response: Message | None = None
