@@ -1,6 +1,7 @@
 """Serves text generation where many live requests share text.
 
-The public Python API: `LLM`, `SamplingParams` and `PromptTree`, and what they return.
+The public Python API: `LLM`, for a model in this process; `Client` and `AsyncClient`, for a server;
+`SamplingParams` and `PromptTree`, and what they return.
 """
 
 from typing import TYPE_CHECKING
@@ -14,8 +15,11 @@ from treeserve.types import (
     Generation,
     Guidance,
     Message,
+    OutputOptions,
     PromptTree,
+    RequestOptions,
     Sample,
+    SampleName,
     SamplingParams,
     Sharing,
     TokenLogprob,
@@ -23,13 +27,16 @@ from treeserve.types import (
 )
 
 if TYPE_CHECKING:
+    from treeserve.client import AsyncClient, Client
     from treeserve.llm import LLM
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncClient",
     "Chat",
+    "Client",
     "ConfigError",
     "Delta",
     "FinishReason",
@@ -39,8 +46,11 @@ __all__ = [
     "InvalidRequest",
     "Message",
     "ModelError",
+    "OutputOptions",
     "PromptTree",
+    "RequestOptions",
     "Sample",
+    "SampleName",
     "SamplingParams",
     "Sharing",
     "TokenLogprob",
@@ -50,9 +60,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Loads `LLM`, and PyTorch with it, only when it is asked for."""
+    """Loads `LLM`, and PyTorch with it, and the clients with gRPC, only when they are asked for."""
     if name == "LLM":
         from treeserve.llm import LLM
 
         return LLM
+    if name in ("AsyncClient", "Client"):
+        from treeserve import client
+
+        return getattr(client, name)
     raise AttributeError(f"module 'treeserve' has no attribute {name!r}")

@@ -7,8 +7,13 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from treeserve.commands.connection_options import (
+    add_connection_options,
+    connect,
+    reject_without_server,
+)
 from treeserve.commands.options import (
     ENGINE_OPTIONS,
     add_engine_options,
@@ -21,7 +26,15 @@ from treeserve.prompt_tree import read_tree_file, tree_file_error
 from treeserve.types import Delta, Finished, PromptTree, SamplingParams, Sharing
 
 Work: TypeAlias = str | PromptTree
-Events: TypeAlias = Generator[Delta | Finished, None, None]
+
+
+class Events(Protocol):
+    """Deltas and usages; closing it ends the samples."""
+
+    def __iter__(self) -> Iterator[Delta | Finished]: ...
+
+    def close(self) -> None: ...
+
 
 _DESCRIPTION = """\
 Draw samples after a prompt, or after every node of a tree of prompts.
@@ -30,6 +43,7 @@ Draw samples after a prompt, or after every node of a tree of prompts.
   treeserve generate "Once upon a time" -n 4 --temperature 0.8 --max-tokens 64 --seed 7
   treeserve generate --prompt-file question.txt --stop "# end" --json
   treeserve generate --tree contest.json --server 127.0.0.1:50051
+  treeserve generate "Once" --server host:50051 --tls-ca ca.pem --api-key-file key
 
 A tree file is JSON; a node's prompt is the texts from the trunk down to it:
 
@@ -61,9 +75,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("prompt", nargs="?", help="the text to continue")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt; - is stdin")
     parser.add_argument("--tree", metavar="FILE", help="a tree of prompts in JSON")
-    parser.add_argument("--server", metavar="HOST:PORT", help="ask a server; default: load a model")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for machines")
     _add_sampling_options(parser)
+    add_connection_options(parser)
     add_engine_options(parser)
 
 
@@ -143,11 +157,12 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
     def start() -> Events:
         return _interruptible(llm.stream(work, params))
 
+    reject_without_server(args)
     llm = LLM(**given_engine_options(args))
     _show(args, report, start, llm.sharing)
 
 
-def _interruptible(stream: Iterator[Delta | Finished]) -> Events:
+def _interruptible(stream: Iterator[Delta | Finished]) -> Generator[Delta | Finished, None, None]:
     """Let an interrupt wait until the step that runs has ended; a second one does not wait."""
     interrupted = False
 
@@ -169,8 +184,6 @@ def _interruptible(stream: Iterator[Delta | Finished]) -> Events:
 def _run_at_server(
     args: argparse.Namespace, work: Work, params: SamplingParams, report: Report
 ) -> None:
-    from treeserve.client import Client
-
     reject_together(args, ENGINE_OPTIONS, "--server", "the server has its own")
 
     def start() -> Events:
@@ -178,7 +191,7 @@ def _run_at_server(
             return client.generate_tree(work)
         return client.generate(work, params)
 
-    with Client(args.server) as client:
+    with connect(args) as client:
         _show(args, report, start, lambda: None)
 
 

@@ -1,0 +1,75 @@
+"""Options of the connection to a server that is asked: key, TLS and timeout."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treeserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from treeserve.client import Client
+
+_OPTIONS = ("api_key_file", "tls_ca", "tls_cert", "tls_key", "timeout", "insecure")
+_MAX_KEY_BYTES = 4096
+
+
+def add_connection_options(parser: argparse.ArgumentParser) -> None:
+    """Declare --server and all that belongs to it."""
+    group = parser.add_argument_group("server")
+    group.add_argument("--server", metavar="HOST:PORT", help="ask a server; default: load a model")
+    group.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="holds the key that says who calls; default: the variable TREESERVE_API_KEY, if set",
+    )
+    group.add_argument("--tls-ca", metavar="FILE", help="who may have signed its certificate")
+    group.add_argument("--tls-cert", metavar="FILE", help="the client's own certificate")
+    group.add_argument("--tls-key", metavar="FILE", help="the private key of --tls-cert")
+    group.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="for everything; default: no limit"
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="send the key in plain text to another machine",
+    )
+
+
+def reject_without_server(args: argparse.Namespace) -> None:
+    """Raises ConfigError for an option that says nothing where a model is loaded."""
+    for name in _OPTIONS:
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: needs --server")
+
+
+def connect(args: argparse.Namespace) -> "Client":
+    """A client as the options say.
+
+    Raises:
+        ConfigError: Names the option and what would be right.
+    """
+    from treeserve.client import Client, Tls
+
+    if args.timeout is not None and not 0 < args.timeout < float("inf"):
+        raise ConfigError(f"--timeout: must be above 0, got {args.timeout}")
+    files = (args.tls_ca, args.tls_cert, args.tls_key)
+    return Client(
+        args.server,
+        tls=None if files == (None, None, None) else Tls(*files),
+        api_key=None if args.api_key_file is None else _read_key(args.api_key_file),
+        insecure=bool(args.insecure),
+        timeout_seconds=args.timeout,
+    )
+
+
+def _read_key(file: str) -> str:
+    try:
+        with Path(file).open("rb") as opened:
+            content = opened.read(_MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"--api-key-file: cannot read {file}: {error.strerror}") from None
+    key = content.strip()
+    if not key or len(content) > _MAX_KEY_BYTES or not key.isascii() or b"\n" in key:
+        raise ConfigError(f"--api-key-file: {file} must hold one key, and nothing else")
+    return key.decode()
