@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running_service import RunningService, bad_field_of, running_service
+from server.any_messages import KNOWN, messages
 
 from treeserve.config import EngineOptions
 from treeserve.pb import generation_pb2 as pb
@@ -31,82 +31,6 @@ EXPECTED = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.UNIMPLEMENTED,
 }
-KNOWN = "known"
-MAX_DEPTH = 4
-
-small_texts = st.text(max_size=6) | st.sampled_from(["", "ab", KNOWN, "{}", "[a-c]{2}", "<end>"])
-small_ints = st.integers(0, 12) | st.sampled_from([63, 319, 320, 1025, 2**31, 2**32 - 1])
-doubles = st.sampled_from([0.0, 0.5, 1.0, 1.5, -1.0, 1e9, float("nan"), float("inf")])
-VALUES = {
-    FieldDescriptor.TYPE_STRING: small_texts,
-    FieldDescriptor.TYPE_UINT32: small_ints,
-    FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
-    FieldDescriptor.TYPE_SINT32: st.integers(-101, 101),
-    FieldDescriptor.TYPE_DOUBLE: doubles,
-    FieldDescriptor.TYPE_BOOL: st.booleans(),
-}
-NEEDED = {"text", "tree", "parent", "request_id", "token_ids", "ids", "guide"}
-RIGHT = {
-    "text": st.sampled_from(["ab", "xyz", "é"]),
-    "request_id": st.just(KNOWN),
-    "path": st.just([]),
-    "sample_index": st.integers(0, 1),
-    "num_tokens": st.integers(0, 1),
-    "token_ids": st.lists(st.integers(1, 319), min_size=1, max_size=3),
-    "ids": st.lists(st.integers(1, 319), min_size=1, max_size=3),
-    "n": st.integers(1, 3),
-    "priority": st.integers(-100, 100),
-    "temperature": st.floats(0, 2),
-    "top_k": st.integers(0, 320),
-    "top_p": st.floats(0.1, 1),
-    "min_p": st.floats(0, 1),
-    "repetition_penalty": st.floats(0.5, 2),
-    "presence_penalty": st.floats(-2, 2),
-    "frequency_penalty": st.floats(-2, 2),
-    "logit_bias": st.dictionaries(st.integers(0, 319), st.floats(-100, 100), max_size=2),
-    "max_tokens": st.integers(5, 9),
-    "stop": st.lists(st.sampled_from(["a", "xy"]), max_size=2),
-    "stop_token_ids": st.lists(st.integers(0, 319), max_size=2),
-    "min_tokens": st.integers(0, 4),
-    "time_limit_seconds": st.sampled_from([1e-6, 30.0]),
-    "logprobs": st.integers(0, 20),
-    "json_schema": st.sampled_from(["{}", '{"enum": ["a", 1]}']),
-    "regex": st.sampled_from(["[a-c]{2}", "é|ab"]),
-    "grammar": st.just('start: "a" | "b"'),
-    "choices": st.just(["left", "right"]),
-}
-
-
-@st.composite
-def messages(draw, message_class, depth=0):
-    """Each field set or not, mostly to what is right, else to anything of its type."""
-    message = message_class()
-    for field in message.DESCRIPTOR.fields:
-        chance = draw(st.integers(0, 9))
-        if chance >= (9 if field.name in NEEDED else 3) or depth > MAX_DEPTH:
-            continue
-        is_plain = field.message_type is None and field.type != FieldDescriptor.TYPE_BOOL
-        if is_plain and field.name in RIGHT and draw(st.integers(0, 14)):
-            put(message, field, draw(RIGHT[field.name]))
-        elif field.message_type is None:
-            values = VALUES[field.type]
-            put(message, field, draw(st.lists(values, max_size=3) if field.is_repeated else values))
-        elif field.message_type.GetOptions().map_entry:
-            right = RIGHT[field.name] if draw(st.booleans()) else st.just({320: 1e9})
-            getattr(message, field.name).update(draw(right))
-        else:
-            nested = messages(field.message_type._concrete_class, depth + 1)
-            put(message, field, draw(st.lists(nested, max_size=2) if field.is_repeated else nested))
-    return message
-
-
-def put(message, field, value) -> None:
-    if field.is_repeated:
-        getattr(message, field.name).extend(value)
-    elif field.message_type is not None:
-        getattr(message, field.name).CopyFrom(value)
-    else:
-        setattr(message, field.name, value)
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """Calls over a real socket, with the generated stubs, to a scripted text service."""
 
 import asyncio
+import gc
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from treeserve.pb import generation_pb2 as pb
 from treeserve.pb import generation_pb2_grpc
 from treeserve.server.app import Server
 from treeserve.server.config import MAX_REQUEST_BYTES, Address, BindError, ServerConfig
+from treeserve.server.service import _send_headers
 
 
 async def error_of(call) -> grpc.aio.AioRpcError:
@@ -163,3 +165,24 @@ async def test_an_address_in_use_is_named(server, metrics, taken):
     with pytest.raises(BindError, match=f"{taken}: cannot listen on 127.0.0.1:.*in use"):
         await second.start()
     await second.stop()
+
+
+async def test_headers_for_a_caller_who_has_gone_leave_no_error_in_the_log(caplog):
+    """Cancelled while gRPC sends them, which then fails; no client can choose that moment."""
+    sent = asyncio.Event()
+
+    class Gone:
+        async def send_initial_metadata(self, metadata) -> None:
+            await sent.wait()
+            raise RuntimeError("the caller has gone")
+
+    sending = asyncio.create_task(_send_headers(Gone()))
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.sleep(0)
+    sent.set()
+    await asyncio.wait([sending])
+    assert sending.cancelled()
+    del sending
+    gc.collect()
+    assert [record.name for record in caplog.records if record.name == "asyncio"] == []

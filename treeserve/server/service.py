@@ -271,6 +271,8 @@ async def _send_headers(context: Context) -> None:
     hears of.
     """
     sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    # It fails where the caller has gone, and then its own call is cancelled and asks no more.
+    sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
     try:
         await asyncio.shield(sending)
     finally:

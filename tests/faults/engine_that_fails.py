@@ -1,0 +1,31 @@
+"""`treeserve` with an engine whose books go wrong at the first prompt that says so."""
+
+import sys
+
+from treeserve.commands.main import main
+from treeserve.scheduler.scheduler import Scheduler
+
+FATAL = 317
+"""The token that no prompt but the fatal one has."""
+
+
+def _break_books() -> None:
+    schedule, add = Scheduler.schedule, Scheduler.add
+    broken = []
+
+    def add_and_look(self, request):
+        add(self, request)
+        if FATAL in request.prompt:
+            broken.append(request)
+
+    def schedule_unless_broken(self):
+        if broken:
+            raise RuntimeError("the books are wrong")
+        return schedule(self)
+
+    Scheduler.add, Scheduler.schedule = add_and_look, schedule_unless_broken
+
+
+if __name__ == "__main__":
+    _break_books()
+    sys.exit(main())
