@@ -44,6 +44,11 @@ class BuiltEngine:
     num_pages: int
     kv_cache: KVCache
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """In all layers."""
+        return KVCache.bytes_per_slot(_kv_shapes(self.model), self.model.dtype)
+
 
 def build_engine(options: EngineOptions) -> BuiltEngine:
     """Load the model and put an engine around it.
@@ -151,7 +156,7 @@ def _subject(model: LoadedModel, backend_name: str) -> Subject:
 
 def _make_kv_cache(model: LoadedModel, config: SchedulerConfig) -> KVCache:
     return KVCache(
-        [(layer.num_kv_heads, layer.head_dim) for layer in model.layers],
+        _kv_shapes(model),
         num_slots=config.num_pages * config.page_size,
         dtype=model.dtype,
         device=model.device,
@@ -162,13 +167,18 @@ def _group(model: LoadedModel) -> int:
     return max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
 
 
+def _kv_shapes(model: LoadedModel) -> list[tuple[int, int]]:
+    """(KV heads, head size) of each layer."""
+    return [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
+
+
 def _default_num_pages(model: LoadedModel, device: torch.device, page_size: int) -> int:
     budget = CPU_POOL_BYTES
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         budget = int(free_bytes * CUDA_POOL_FRACTION)
-    shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
-    num_pages = budget // (KVCache.bytes_per_slot(shapes, model.dtype) * page_size)
+    slot_bytes = KVCache.bytes_per_slot(_kv_shapes(model), model.dtype)
+    num_pages = budget // (slot_bytes * page_size)
     if num_pages < 1:
         raise ConfigError("num_pages: there is no memory left for a single page of KV")
     return int(num_pages)

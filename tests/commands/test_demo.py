@@ -7,6 +7,7 @@ import pytest
 from treeserve.commands import demo
 from treeserve.commands.main import main
 from treeserve.contest.compose import generate_problems
+from treeserve.contest.judging.samples import Sample, read_samples
 from treeserve.contest.problem import write_problems
 from treeserve.contest.sandbox import bubblewrap
 
@@ -20,32 +21,55 @@ def files(tmp_path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_it_asks_a_real_server_and_says_what_sharing_saved(capfd, files, checkpoint_of):
+def test_it_samples_at_a_real_server_judges_and_reports(capfd, files, checkpoint_of, tmp_path):
     sizes = ["--problems", "2", "--samples", "4", "--max-tokens", "8", "--num-pages", "256"]
-    sizes += ["--sharing", "always"]
+    sizes += ["--sharing", "always", "--output", str(tmp_path / "out")]
     assert main(["demo", *files, *sizes, "--model", str(checkpoint_of("llama"))]) == 0
-    captured = capfd.readouterr()
-    assert captured.err == ""
-    assert "8 of 8 samples ended, 64 tokens" in captured.out
-    assert "none of 4 samples passes its 7 cases" in captured.out
-    assert "solved 0 of 2 problems; 0 of 8 programs pass every case" in captured.out
-    [ratio] = re.findall(r"\((\d+\.\d)x fewer\)\n$", captured.out)
+    out = capfd.readouterr().out
+    commands = [line.split()[3] for line in out.splitlines() if line.startswith("$ treeserve ")]
+    assert commands[0] == "sample"
+    assert "8 samples of 2 problems; 64 tokens in " in out
+    assert len(read_samples(tmp_path / "out" / "samples.jsonl").samples) == 8
+    assert "-- no sample passes its 7 cases" in out
+    if commands[1:]:
+        assert commands == ["sample", "judge", "report"]
+        assert "0 of 2 problems solved by at least one sample" in out
+        assert (tmp_path / "out" / "report.html").is_file()
+    else:
+        assert "bubblewrap" in out
+    [ratio] = re.findall(r"\((\d+\.\d)x fewer\)\n$", out)
     assert float(ratio) > 2
 
 
-def test_programs_are_judged_in_the_sandbox_or_it_says_in_what_else(capsys, monkeypatch):
-    """Where bubblewrap cannot be had, the demo goes on with programs of a small Python."""
+def test_a_folder_that_cannot_be_made_is_named(capfd, files, tmp_path):
+    folder = tmp_path / "taken"
+    folder.write_text("")
+    assert main(["demo", *files, "--output", str(folder)]) == 2
+    assert f"--output: {folder}: cannot be made" in capfd.readouterr().err
+
+
+def test_without_bubblewrap_programs_of_a_small_python_are_judged():
+    """The demo goes on without it."""
     [problem] = generate_problems("train", 1)
-    programs = [problem.solution, "print(", problem.solution]
-    found = demo.confinement()
-    assert demo.passed(problem, programs, found) == [True, False, True]
-    assert capsys.readouterr().out.startswith("judging in" if found else "sandbox: ")
+    texts = [problem.solution, "print(", problem.solution]
+    samples = [Sample(problem.problem_id, i, text) for i, text in enumerate(texts)]
+    passing = demo.passing_confined([problem], [*samples, Sample("another", 0, texts[0])])
+    assert list(passing) == [problem.problem_id]
+    assert list(passing[problem.problem_id]) == [0, 2]
+
+
+@pytest.mark.slow
+def test_without_bubblewrap_the_demo_says_so_and_goes_on(
+    capfd, files, checkpoint_of, tmp_path, monkeypatch
+):
     monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: None)
-    assert demo.confinement() is None
-    out = capsys.readouterr().out
+    sizes = ["--problems", "1", "--samples", "2", "--max-tokens", "4", "--num-pages", "256"]
+    sizes += ["--output", str(tmp_path / "out")]
+    assert main(["demo", *files, *sizes, "--model", str(checkpoint_of("llama"))]) == 0
+    out = capfd.readouterr().out
     assert "bubblewrap is not installed: install bubblewrap (Debian" in out
     assert "programs that keep to a small Python are run in a confined process instead" in out
-    assert demo.passed(problem, programs, None) == [True, False, True]
+    assert "0 samples pass: " in out
 
 
 @pytest.mark.slow

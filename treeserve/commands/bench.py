@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeserve.commands import (
     bench_attention,
+    bench_contest,
     bench_decode,
     bench_scheduler,
     bench_serve,
@@ -36,6 +37,7 @@ figures are medians.
   treeserve bench attention                            one layer's attention, beside other kernels
   treeserve bench decode                               tokens per second against batch and prefix
   treeserve bench serve                                the service under load, and what it costs
+  treeserve bench contest                              a contest's tree under one pool
   treeserve bench simulate                             scheduling policies on traces, no model
   treeserve bench scheduler                            the scheduler's own time for a step
 """
@@ -56,6 +58,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         title="benchmarks", metavar="BENCHMARK", required=True, parser_class=type(parser)
     )
     bench_attention.add_parser(benches)
+    bench_contest.add_parser(benches)
     bench_decode.add_parser(benches)
     bench_serve.add_parser(benches)
     bench_scheduler.add_parser(benches)

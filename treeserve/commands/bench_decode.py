@@ -32,7 +32,7 @@ differ by more than rounding, that case shows no times and the exit status is 1.
   treeserve bench decode --model ./my-llama --batch 64 --prefix 4096
 """
 _ON_A_CPU = "treeserve bench decode --device cpu --shape tiny"
-_SHAPES = ("llama-8b", "tiny")
+_SHAPES = ("llama-8b", "qwen-0.5b", "tiny")
 _BATCHES = {"cuda": "1,4,16,64,256,1024", "cpu": "1,4,16,64"}
 _PREFIXES = {"cuda": "1024,4096,16384", "cpu": "256,1024"}
 _DTYPES = {"cuda": "bfloat16", "cpu": "float32"}

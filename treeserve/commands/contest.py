@@ -3,12 +3,13 @@
 import argparse
 from typing import Any
 
-from treeserve.commands import contest_judge, contest_report
+from treeserve.commands import contest_judge, contest_report, contest_sample
 from treeserve.commands.options import OneLineParser
 
 _DESCRIPTION = """\
-Contest problems: judge the programs that a model drew, and report how many problems it solves.
+Contest problems: draw programs, judge them, and report how many problems are solved.
 
+  treeserve contest sample problems.jsonl -o samples.jsonl --samples 16
   treeserve contest judge samples.jsonl --problems problems.jsonl -o verdicts.jsonl
   treeserve contest report verdicts.jsonl --samples samples.jsonl --html report.html
 """
@@ -17,10 +18,11 @@ Contest problems: judge the programs that a model drew, and report how many prob
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Declare the group."""
     parser = subparsers.add_parser(
-        "contest", help="judge samples of contest problems, and report", description=_DESCRIPTION
+        "contest", help="sample contest problems, judge, and report", description=_DESCRIPTION
     )
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=OneLineParser
     )
+    contest_sample.add_parser(commands)
     contest_judge.add_parser(commands)
     contest_report.add_parser(commands)

@@ -224,7 +224,9 @@ def _left(
         if verdict is None:
             left.append(group)
             continue
-        equal += [JudgedSample(s.problem_id, s.sample_index, group.key, verdict) for s in rest]
+        equal += [
+            JudgedSample(s.problem_id, s.sample_index, group.key, verdict, s.round) for s in rest
+        ]
     return left, equal
 
 

@@ -1,51 +1,47 @@
-"""`treeserve demo`: one GenerateTree call solves contest problems at a real server."""
+"""`treeserve demo`: contest problems, from a real server to a report, with the embedded model."""
 
 import argparse
-import os
-import sys
+import shlex
+import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from treeserve.commands.options import add_engine_options, given_engine_options
-from treeserve.commands.report import summary, total_usage
+from treeserve.commands import contest
+from treeserve.commands.options import OneLineParser, add_engine_options, given_engine_options
+from treeserve.commands.report import kv_summary
 from treeserve.commands.server_process import RunningServer, running_server
-from treeserve.contest.judging.judge_samples import judge_programs
+from treeserve.contest.judging.samples import Sample, read_samples
+from treeserve.contest.judging.verdict_file import read_verdicts
 from treeserve.contest.problem import (
-    STOP,
     Problem,
     ProblemFileError,
     extract_program,
     read_problems,
-    render_example,
-    render_question,
     render_task,
 )
-from treeserve.contest.records.embedded import from_embedded
 from treeserve.contest.run_program import judge_many
 from treeserve.contest.sandbox.bubblewrap import NoSandbox
-from treeserve.contest.sandbox.sandbox import Confinement, find_confinement
+from treeserve.contest.sandbox.sandbox import find_confinement
 from treeserve.embedded import FEW_SHOT_FILE, PROBLEMS_FILE
-from treeserve.errors import ConfigError
-from treeserve.types import Delta, Finished, PromptTree, SamplingParams, Sharing, Usage
-
-if TYPE_CHECKING:
-    from treeserve.client import Client
+from treeserve.errors import ConfigError, TreeserveError
 
 _DESCRIPTION = """\
-Start a server with the embedded model, send it one tree (solved examples, then several contest
-problems, then several samples of each), run the programs that come back, say what sharing saved.
+Start a server with the embedded model, and at it: sample contest problems (solved examples, then
+several problems, then several samples of each), judge the programs, report. Every step is a command
+that is shown as it is run.
 
   treeserve demo
   treeserve demo --problems 20 --samples 16
   treeserve demo --sharing off          the same work without shared attention, for comparison
 """
 
-_SHOWN = 3
-_PROGRESS_SECONDS = 5.0
+_SHOWN = 2
+
+Passing = dict[str, dict[int, str]]
+"""Programs that pass all cases, by problem and sample."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
@@ -69,34 +65,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     add("--seed", int, 0, "of the samples")
     group.add_argument("--problem-file", type=Path, default=PROBLEMS_FILE, metavar="FILE")
     group.add_argument("--example-file", type=Path, default=FEW_SHOT_FILE, metavar="FILE")
+    group.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="for samples, verdicts and the report's page"
+    )
     add_engine_options(parser)
-
-
-@dataclass(slots=True)
-class _Answers:
-    """What came back: the text of each sample by problem, and the usage of each problem."""
-
-    texts: list[list[str]]
-    num_ended: int = 0
-    num_tokens: int = 0
-    usages: list[Usage] = field(default_factory=list)
-
-    def see(self, item: Delta | Finished) -> None:
-        if isinstance(item, Finished):
-            self.usages.append(item.usage)
-            return
-        self.texts[item.path[0]][item.sample_index] += item.text
-        self.num_tokens += len(item.token_ids)
-        self.num_ended += item.finish_reason is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Solved:
-    """A problem, and the programs for it that pass all its cases, by sample."""
-
-    problem: Problem
-    num_samples: int
-    passing: dict[int, str]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,20 +78,31 @@ def run(args: argparse.Namespace) -> int:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option}: must be at least 1, got {getattr(args, name)}")
     problems = _read(args.problem_file)[: args.problems]
-    examples = _read(args.example_file)[: args.examples]
-    tree = _tree(args, problems, examples)
+    num_examples = min(args.examples, len(_read(args.example_file)))
+    folder = _folder(args.output)
     print(
         f"{len(problems)} contest problems, {args.samples} samples of each, "
-        f"after {len(examples)} solved examples that they all share"
+        f"after {num_examples} solved examples that they all share"
     )
     print("starting a server …", flush=True)
     started = time.monotonic()
     with running_server(given_engine_options(args)) as server:
         print(f"ready after {time.monotonic() - started:.1f} s: {server.model}")
-        answers = _ask(server, tree, args.samples)
-        sharing = _sharing(server)
-    _show(_judge(problems, answers, confinement()), answers, sharing)
+        _sample(args, num_examples, server, folder)
+        kv_line = _kv_line(server)
+    _judge(args, problems, folder)
+    print(kv_line)
     return 0
+
+
+def _folder(given: Path | None) -> Path:
+    if given is None:
+        return Path(tempfile.mkdtemp(prefix="treeserve-demo-"))
+    try:
+        given.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: {given}: cannot be made: {error.strerror}") from None
+    return given
 
 
 def _read(file: Path) -> list[Problem]:
@@ -129,51 +112,103 @@ def _read(file: Path) -> list[Problem]:
         raise ConfigError(str(error)) from None
 
 
-def _tree(
-    args: argparse.Namespace, problems: Sequence[Problem], examples: Sequence[Problem]
-) -> PromptTree:
-    params = SamplingParams(
-        temperature=args.temperature, max_tokens=args.max_tokens, seed=args.seed, stop=(STOP,)
-    )
-    return PromptTree(
-        text="".join(render_example(example) for example in examples),
-        params=params,
-        branches=tuple(
-            PromptTree(render_question(problem), n=args.samples) for problem in problems
-        ),
-    )
+def _sample(
+    args: argparse.Namespace, num_examples: int, server: RunningServer, folder: Path
+) -> None:
+    options = {
+        "--problems": f"first:{args.problems}",
+        "--samples": args.samples,
+        "--example-file": args.example_file,
+        "--examples": num_examples,
+        "--max-tokens": args.max_tokens,
+        "--temperature": args.temperature,
+        "--seed": args.seed,
+        "--server": server.grpc_address,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    _command("sample", str(args.problem_file), "-o", str(folder / "samples.jsonl"), *words)
 
 
-def _ask(server: RunningServer, tree: PromptTree, num_samples: int) -> _Answers:
-    from treeserve.client import Client
-
-    answers = _Answers([[""] * num_samples for _ in tree.branches])
-    started = time.monotonic()
-    with Client(server.grpc_address) as client:
-        _stream(client, tree, answers)
-    seconds = time.monotonic() - started
-    rate = answers.num_tokens / seconds
-    print(f"one GenerateTree call: {seconds:.1f} s, {rate:,.0f} completion tokens a second")
-    return answers
-
-
-def _stream(client: "Client", tree: PromptTree, answers: _Answers) -> None:
-    """Progress is one line that changes; where nobody watches it, a line every few seconds."""
-    num_samples = sum(branch.n or 0 for branch in tree.branches)
-    live = sys.stdout.isatty()
-    shown = time.monotonic()
-    for item in client.generate_tree(tree):
-        answers.see(item)
-        line = f"{answers.num_ended} of {num_samples} samples ended, {answers.num_tokens:,} tokens"
-        if live:
-            print(f"\r{line}", end="", flush=True)
-        elif time.monotonic() - shown > _PROGRESS_SECONDS:
-            shown = time.monotonic()
-            print(line, flush=True)
-    print("" if live else line)
+def _judge(args: argparse.Namespace, problems: Sequence[Problem], folder: Path) -> None:
+    """In the sandbox, with a report; or, without bubblewrap, with what there is."""
+    samples, verdicts = str(folder / "samples.jsonl"), str(folder / "verdicts.jsonl")
+    drawn = read_samples(Path(samples)).samples
+    try:
+        find_confinement()
+    except NoSandbox as error:
+        print(f"\n{error}")
+        print("programs that keep to a small Python are run in a confined process instead")
+        _show(problems, passing_confined(problems, drawn))
+        return
+    files = ["--problems", str(args.problem_file)]
+    _command("judge", samples, *files, "-o", verdicts)
+    _show(problems, _passing(drawn, Path(verdicts)))
+    page = str(folder / "report.html")
+    _command("report", verdicts, "--samples", samples, *files, "--html", page)
+    print(f"the page, with each problem's samples and their verdicts: {page}")
 
 
-def _sharing(server: RunningServer) -> Sharing:
+def _command(*words: str) -> None:
+    """Run a command of `treeserve contest`, and show it."""
+    print(f"\n$ treeserve contest {shlex.join(words)}", flush=True)
+    parser = OneLineParser(prog="treeserve")
+    contest.add_parser(parser.add_subparsers(parser_class=OneLineParser))
+    args = parser.parse_args(["contest", *words])
+    if args.run(args) != 0:
+        raise TreeserveError(f"contest {words[0]}: it did not end well, as said above")
+
+
+def _passing(samples: Sequence[Sample], verdicts: Path) -> Passing:
+    accepted = {
+        (judged.problem_id, judged.sample_index)
+        for judged in read_verdicts(verdicts).samples
+        if judged.verdict.passed
+    }
+    passing: Passing = {}
+    for sample in samples:
+        if (sample.problem_id, sample.sample_index) in accepted:
+            of_problem = passing.setdefault(sample.problem_id, {})
+            of_problem[sample.sample_index] = extract_program(sample.text)
+    return passing
+
+
+def passing_confined(problems: Sequence[Problem], samples: Sequence[Sample]) -> Passing:
+    """Programs that pass, run without bubblewrap: refused unless they keep to a small Python."""
+    passing: Passing = {}
+    for problem in problems:
+        programs = {
+            sample.sample_index: extract_program(sample.text)
+            for sample in samples
+            if sample.problem_id == problem.problem_id
+        }
+        verdicts = judge_many(problem, list(programs.values()))
+        passing[problem.problem_id] = {
+            index: program
+            for (index, program), verdict in zip(programs.items(), verdicts, strict=True)
+            if verdict.passed
+        }
+    return passing
+
+
+def _show(problems: Sequence[Problem], passing: Mapping[str, Mapping[int, str]]) -> None:
+    ordered = sorted(problems, key=lambda problem: not passing.get(problem.problem_id))
+    for problem in ordered[:_SHOWN]:
+        _show_problem(problem, passing.get(problem.problem_id, {}))
+    print()
+    for problem in problems:
+        print(f"{len(passing.get(problem.problem_id, {})):4} samples pass: {problem.title}")
+
+
+def _show_problem(problem: Problem, passing: Mapping[int, str]) -> None:
+    print(f"\n== {problem.title} (difficulty {problem.difficulty})\n{render_task(problem)}", end="")
+    if not passing:
+        print(f"-- no sample passes its {len(problem.cases)} cases")
+        return
+    index = min(passing)
+    print(f"-- sample {index} passes all {len(problem.cases)} cases:\n{passing[index]}", end="")
+
+
+def _kv_line(server: RunningServer) -> str:
     """What attention read, from the server's own metrics."""
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -184,66 +219,6 @@ def _sharing(server: RunningServer) -> Sharing:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    return Sharing(
-        kv_tokens_read=int(values["treeserve_kv_tokens_read_total"]),
-        kv_tokens_read_flat=int(values["treeserve_kv_tokens_read_flat_total"]),
-    )
-
-
-def confinement() -> Confinement | None:
-    """Where the programs run, which is printed too; None: there is no bubblewrap."""
-    try:
-        found = find_confinement()
-    except NoSandbox as error:
-        print(error)
-        print("programs that keep to a small Python are run in a confined process instead")
-        return None
-    print(f"judging in {found.description}", flush=True)
-    return found
-
-
-def _judge(
-    problems: Sequence[Problem], answers: _Answers, where: Confinement | None
-) -> list[_Solved]:
-    solved = []
-    for problem, texts in zip(problems, answers.texts, strict=True):
-        programs = [extract_program(text) for text in texts]
-        results = passed(problem, programs, where)
-        passing = {i: programs[i] for i in range(len(programs)) if results[i]}
-        solved.append(_Solved(problem, len(programs), passing))
-    return solved
-
-
-def passed(problem: Problem, programs: Sequence[str], where: Confinement | None) -> list[bool]:
-    """Whether each program passes all cases of a problem."""
-    if where is None:
-        return [verdict.passed for verdict in judge_many(problem, programs)]
-    jobs = len(os.sched_getaffinity(0))
-    verdicts = judge_programs(from_embedded(problem), programs, where, jobs)
-    return [verdict.passed for verdict in verdicts]
-
-
-def _show(solved: Sequence[_Solved], answers: _Answers, sharing: Sharing) -> None:
-    for entry in sorted(solved, key=lambda entry: not entry.passing)[:_SHOWN]:
-        _show_problem(entry)
-    print()
-    for entry in solved:
-        print(f"{len(entry.passing):4} of {entry.num_samples} samples pass: {entry.problem.title}")
-    num_solved = sum(bool(entry.passing) for entry in solved)
-    num_passing = sum(len(entry.passing) for entry in solved)
-    num_samples = sum(entry.num_samples for entry in solved)
-    print(
-        f"\nsolved {num_solved} of {len(solved)} problems; {num_passing} of {num_samples} "
-        "programs pass every case"
-    )
-    print(summary(total_usage(answers.usages), sharing))
-
-
-def _show_problem(entry: _Solved) -> None:
-    problem = entry.problem
-    print(f"\n== {problem.title} (difficulty {problem.difficulty})\n{render_task(problem)}", end="")
-    if not entry.passing:
-        print(f"-- none of {entry.num_samples} samples passes its {len(problem.cases)} cases")
-        return
-    index, program = next(iter(entry.passing.items()))
-    print(f"-- sample {index} passes all {len(problem.cases)} cases:\n{program}", end="")
+    read = values["treeserve_kv_tokens_read_total"]
+    flat = values["treeserve_kv_tokens_read_flat_total"]
+    return kv_summary(read, flat) if read else "no KV was read"

@@ -1,12 +1,10 @@
 """`treeserve generate`: draws samples here or at a server, and shows them as they come."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, TypeAlias
 
 from treeserve.commands.connection_options import (
@@ -14,6 +12,7 @@ from treeserve.commands.connection_options import (
     connect,
     reject_without_server,
 )
+from treeserve.commands.interrupt import DeferredInterrupt
 from treeserve.commands.options import (
     ENGINE_OPTIONS,
     add_engine_options,
@@ -164,21 +163,11 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
 
 def _interruptible(stream: Iterator[Delta | Finished]) -> Generator[Delta | Finished, None, None]:
     """Let an interrupt wait until the step that runs has ended; a second one does not wait."""
-    interrupted = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
+    with DeferredInterrupt() as interrupt:
         for event in stream:
             yield event
-            if interrupted:
+            if interrupt.is_asked:
                 raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _run_at_server(

@@ -17,6 +17,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 14336,
         "vocab_size": 128256,
     },
+    "qwen-0.5b": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 4864,
+        "vocab_size": 151936,
+    },
     "tiny": {
         "hidden_size": 128,
         "num_hidden_layers": 2,

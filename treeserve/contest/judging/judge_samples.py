@@ -78,24 +78,13 @@ def judge_groups(
                 raise result
             group, verdict = result
             for sample in group.samples:
-                yield JudgedSample(sample.problem_id, sample.sample_index, group.key, verdict)
+                yield JudgedSample(
+                    sample.problem_id, sample.sample_index, group.key, verdict, sample.round
+                )
     finally:
         workers.end_all()
         for thread in threads:
             thread.join()
-
-
-def judge_programs(
-    problem: ContestProblem, programs: Sequence[str], confinement: Confinement, jobs: int
-) -> list[Verdict]:
-    """Verdicts on Python programs for one problem, in their order."""
-    samples = [
-        Sample(problem.problem_id, index, program=program) for index, program in enumerate(programs)
-    ]
-    groups = group_samples(samples, {problem.problem_id: problem})
-    judged = judge_groups(groups, confinement, JudgeOptions(), jobs)
-    found = {entry.sample_index: entry.verdict for entry in judged}
-    return [found[index] for index in range(len(programs))]
 
 
 def _judge_all(

@@ -19,12 +19,16 @@ FORMAT = "treeserve contest verdicts 1"
 
 @dataclass(frozen=True)
 class JudgedSample:
-    """A line of the file: the sample, the program's key, and the verdict on it."""
+    """A line of the file: the sample, the program's key, and the verdict on it.
+
+    `round` counts the repairs that lie before the sample.
+    """
 
     problem_id: str
     sample_index: int
     program_key: str
     verdict: Verdict
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class VerdictWriter:
             "problem_id": sample.problem_id,
             "sample_index": sample.sample_index,
             "program_key": sample.program_key,
+            **({"round": sample.round} if sample.round else {}),
             **asdict(sample.verdict),
         }
         self._file.write(_line(record))
@@ -147,6 +152,7 @@ def _without_kind(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sample_of(record: dict[str, Any]) -> JudgedSample:
     own = {name: record.pop(name) for name in ("problem_id", "sample_index", "program_key")}
+    own["round"] = record.pop("round", 0)
     verdict = Verdict(**record)
     if verdict.code not in CODES:
         raise ValueError(f"unknown verdict {verdict.code!r}")

@@ -34,6 +34,7 @@ def read(record: Record, where: str) -> ContestProblem:
         function_name=function_name,
         hidden_cases=tuple(_cases(tests, function_name, where)),
         checker="float",
+        solution=_solution(record, where),
     )
 
 
@@ -55,8 +56,15 @@ def record_of_folder(folder: Path) -> Record:
         "question": content("question.txt"),
         "input_output": content("input_output.json"),
         "starter_code": content("starter_code.py"),
+        "solutions": content("solutions.json"),
         "difficulty": metadata.get("difficulty") if isinstance(metadata, dict) else None,
     }
+
+
+def _solution(record: Record, where: str) -> str:
+    """The first one; the published field is JSON in a text."""
+    solutions = fields.parsed_json(record.get("solutions") or [], "solutions", where)
+    return next(iter(fields.texts({"solutions": solutions}, "solutions", where)), "")
 
 
 def _tests(record: Record, where: str) -> dict[str, Any]:

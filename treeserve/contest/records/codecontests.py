@@ -8,6 +8,7 @@ from treeserve.contest.records.fields import Record, RecordError
 
 NAME = "codecontests"
 _WORDS = ("", "easy", "medium", "hard", "harder", "hardest", "external")
+_PYTHON_3 = (3, "PYTHON3")
 _DIFFICULTIES: tuple[str, ...] = (*_WORDS, *"ABCDEFGHIJKLMNOPQRSTUV")
 
 
@@ -34,7 +35,21 @@ def read(record: Record, where: str) -> ContestProblem:
         time_seconds=_seconds(record.get("time_limit"), where),
         memory_bytes=_memory(record.get("memory_limit_bytes"), where),
         checker="float",
+        solution=_solution(record, where),
     )
+
+
+def _solution(record: Record, where: str) -> str:
+    """The first one in Python 3."""
+    solutions = record.get("solutions") or {}
+    if not isinstance(solutions, dict):
+        raise RecordError(
+            f"{where}: field 'solutions': expected an object with 'language' and 'solution'"
+        )
+    texts = fields.texts(solutions, "solution", f"{where}: in 'solutions'")
+    languages = solutions.get("language") or []
+    pairs = zip(languages, texts, strict=False)
+    return next((text for language, text in pairs if language in _PYTHON_3), "")
 
 
 def _difficulty(value: Any, where: str) -> str:

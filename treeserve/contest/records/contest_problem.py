@@ -59,6 +59,7 @@ class ContestProblem:
         time_seconds: Processor time of one case; None where the source sets no limit.
         memory_bytes: None where the source sets no limit.
         checker: How output is compared; see docs/contest.md.
+        solution: A Python program that solves it, for few-shot prompts; empty where there is none.
     """
 
     problem_id: str
@@ -73,6 +74,7 @@ class ContestProblem:
     time_seconds: float | None = None
     memory_bytes: int | None = None
     checker: CheckerName = "tokens"
+    solution: str = ""
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -82,5 +84,6 @@ class ContestProblem:
     @property
     def digest(self) -> str:
         """What judging depends on, as a hash: equal problems have equal digests anywhere."""
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        judged = {name: value for name, value in asdict(self).items() if name != "solution"}
+        text = json.dumps(judged, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -31,4 +31,5 @@ def from_embedded(problem: Problem) -> ContestProblem:
         sample_cases=tuple(StdioCase(c.stdin, c.stdout) for c in problem.sample_cases),
         hidden_cases=tuple(StdioCase(c.stdin, c.stdout) for c in problem.hidden_cases),
         checker="exact",
+        solution=problem.solution,
     )

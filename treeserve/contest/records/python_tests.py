@@ -30,6 +30,7 @@ def read_humaneval(record: Record, where: str) -> ContestProblem:
         starter_code=prompt,
         function_name=name,
         hidden_cases=(TestCase(code, _definitions(prompt)),) if test.strip() else (),
+        solution=fields.optional_text(record, "canonical_solution", where),
     )
 
 
@@ -57,6 +58,7 @@ def read_mbpp(record: Record, where: str) -> ContestProblem:
         statement=fields.text(record, "text" if "text" in record else "prompt", where),
         sample_cases=cases[:1],
         hidden_cases=cases[1:],
+        solution=fields.optional_text(record, "code", where),
     )
 
 

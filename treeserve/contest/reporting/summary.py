@@ -13,7 +13,7 @@ from treeserve.errors import ConfigError
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """A problem, and how many of its samples got which verdict."""
+    """A problem, and how many of its samples got which verdict; repairs are not among them."""
 
     problem: JudgedProblem
     counts: Mapping[str, int]
@@ -49,7 +49,12 @@ class Savings:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the report says; `num_unjudged` problems are in none of the estimates."""
+    """Everything that the report says; `num_unjudged` problems are in none of the estimates.
+
+    Repairs are in `counts`, and in none of the estimates either: they are told what was wrong.
+    `solved_by_round` has the problems that an accepted sample solves with so many repairs before
+    it, or fewer; empty where nothing was repaired.
+    """
 
     problems: tuple[ProblemResult, ...]
     counts: Mapping[str, int]
@@ -57,6 +62,7 @@ class Summary:
     by_difficulty: Mapping[str, tuple[Estimate, ...]]
     num_unjudged: int
     savings: Savings | None
+    solved_by_round: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`: plain values, in a fixed order."""
@@ -64,6 +70,7 @@ class Summary:
             "problems": len(self.problems),
             "unjudged_problems": self.num_unjudged,
             "solved_problems": sum(result.num_passing > 0 for result in self.problems),
+            "solved_by_round": list(self.solved_by_round),
             "samples": sum(self.counts.values()),
             "verdicts": dict(self.counts),
             "pass_at_k": [asdict(estimate) for estimate in self.estimates],
@@ -97,17 +104,18 @@ def summarise(
         seed: Of the bootstrap.
     """
     problems = {problem.problem_id: problem for file in files for problem in file.problems}
+    samples = distinct_samples(files)
     counts: dict[str, Counter[str]] = {}
-    for sample in distinct_samples(files):
-        counts.setdefault(sample.problem_id, Counter())[sample.verdict.code] += 1
+    for sample in samples:
+        of_problem = counts.setdefault(sample.problem_id, Counter())
+        if sample.round == 0:
+            of_problem[sample.verdict.code] += 1
     results = tuple(
         ProblemResult(problem, _in_order(counts[problem.problem_id]))
         for problem in problems.values()
         if problem.problem_id in counts
     )
-    total: Counter[str] = Counter()
-    for count in counts.values():
-        total += count
+    total = Counter(str(sample.verdict.code) for sample in samples)
     judged = [result for result in results if result.num_samples]
     groups: dict[str, list[ProblemResult]] = {}
     for result in judged:
@@ -119,6 +127,7 @@ def summarise(
         by_difficulty={name: _curve(groups[name], seed) for name in sorted(groups)},
         num_unjudged=len(results) - len(judged),
         savings=_savings(usage or {}),
+        solved_by_round=_solved_by_round(samples),
     )
 
 
@@ -139,6 +148,15 @@ def distinct_samples(files: Sequence[VerdictFile]) -> list[JudgedSample]:
 
 def _curve(results: Sequence[ProblemResult], seed: int) -> tuple[Estimate, ...]:
     return tuple(curve([(result.num_samples, result.num_passing) for result in results], seed))
+
+
+def _solved_by_round(samples: Sequence[JudgedSample]) -> tuple[int, ...]:
+    rounds = max((sample.round for sample in samples), default=0)
+    solved = [
+        {s.problem_id for s in samples if s.round <= round_ and s.verdict.passed}
+        for round_ in range(rounds + 1)
+    ]
+    return tuple(map(len, solved)) if rounds else ()
 
 
 def _in_order(counts: Counter[str]) -> dict[str, int]:

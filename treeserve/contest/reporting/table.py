@@ -19,6 +19,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"{summary.num_unjudged} problems are unjudged and in none of the figures"
     shown = ", ".join(f"{count:,} {code}" for code, count in summary.counts.items())
     yield f"{sum(summary.counts.values()):,} samples: {shown}"
+    for round_, number in enumerate(summary.solved_by_round[1:], start=1):
+        repairs = "one repair" if round_ == 1 else f"up to {round_} repairs"
+        yield f"with {repairs} of each sample that fails: {number} of {judged} problems solved"
     yield ""
     yield from _rows([("all", summary.estimates), *summary.by_difficulty.items()])
     if summary.savings is not None:

@@ -1,0 +1,90 @@
+"""`treeserve bench contest` with a tiny random model: the sides share what they say they share."""
+
+import json
+
+import pytest
+
+from treeserve.bench.contest import suite
+from treeserve.bench.contest.sides import SIDES, measure_side
+from treeserve.commands.main import main
+
+TINY = ["--shape", "tiny", "--problems", "3", "--samples", "4", "--max-tokens", "5"]
+POOL = ["--trunk", "300", "--num-pages", "80"]
+
+
+def bench(*options: str) -> int:
+    return main(["bench", "contest", *TINY, *POOL, *options])
+
+
+def test_each_side_computes_stores_and_reads_what_it_does_not_share(capsys):
+    assert bench("--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    sides = result["sides"]
+    assert list(sides) == list(SIDES)
+    trunk, problems = result["trunk_tokens"], 3 * result["problem_tokens"]
+    assert 300 <= trunk < 500
+    computed = {name: side["prompt_tokens_computed"] for name, side in sides.items()}
+    assert computed["tree"] == computed["pages"] == pytest.approx(trunk + problems)
+    assert computed["trunk"] == pytest.approx(trunk + 4 * problems)
+    assert computed["nothing"] == pytest.approx(4 * (3 * trunk + problems))
+    # Twelve samples under 80 pages of 16: alone they do not fit at once, under the tree they do.
+    assert sides["nothing"]["peak_batch"] < sides["trunk"]["peak_batch"]
+    assert sides["tree"]["peak_batch"] == 12
+    assert sides["tree-same-batch"]["peak_batch"] <= sides["trunk"]["peak_batch"]
+    assert max(side["peak_pages"] for side in sides.values()) <= 80
+    assert all(side["parted"] == 0 for side in sides.values())
+    for name in ("nothing", "pages"):
+        assert sides[name]["kv_tokens_read"] == sides[name]["kv_tokens_read_flat"]
+
+
+def test_the_table_says_where_the_difference_comes_from_and_is_kept(capsys, tmp_path):
+    file = tmp_path / "contest.json"
+    sides = ["--side", "trunk", "--side", "tree-same-batch", "--side", "tree"]
+    assert bench(*sides, "--output", str(file)) == 0
+    out = capsys.readouterr().out
+    assert "tiny, float32: 3 problems × 4 samples × 5 tokens" in out
+    assert "trunk to tree: " in out
+    assert "by the larger batch" in " ".join(out.split())
+    assert main(["bench", "contest", "--from", str(file), "--markdown"]) == 0
+    assert "| tree-same-batch |" in capsys.readouterr().out
+
+
+def test_sides_that_the_time_limit_leaves_out_are_said(capsys):
+    assert bench("--time-limit", "0.0001") == 0
+    out = capsys.readouterr().out
+    assert "left out for the time limit: pages, trunk, tree-same-batch, tree" in out
+
+
+def test_no_time_is_shown_where_a_side_draws_something_else(capsys, monkeypatch):
+    def crooked(name, contest, *arguments):
+        seeds = contest.temperature if name == "tree" else 0.0
+        other = type(contest)(
+            contest.prompts,
+            contest.num_trunk_tokens,
+            contest.num_samples,
+            contest.max_tokens,
+            seeds,
+        )
+        return measure_side(name, other, *arguments)
+
+    monkeypatch.setattr(suite, "measure_side", crooked)
+    assert bench("--temperature", "5") == 1
+    captured = capsys.readouterr()
+    assert "12 samples otherwise than the first side: no times are shown" in captured.err
+    assert "trunk to tree" not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--problems", "0"], "--problems: must be at least 1, got 0"),
+        (["--problems", "41"], "--problems: at most 40, got 41"),
+        (["--side", "tree-same-batch"], "give --side trunk too"),
+        (["--num-pages", "5"], "pages"),
+    ],
+)
+def test_options_out_of_range_are_named(options, words, capsys):
+    assert bench(*options) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err

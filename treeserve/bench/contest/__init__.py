@@ -1,0 +1,1 @@
+"""What a contest's tree saves: examples, problems and samples under one pool."""

@@ -1,0 +1,179 @@
+"""Runs the sides one after the other, and compares what they drew before a time is shown."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any
+
+from treeserve.bench.contest.sides import (
+    SIDES,
+    TREE,
+    TREE_SAME_BATCH,
+    TRUNK,
+    Contest,
+    ContestFailed,
+    Measured,
+    measure_side,
+)
+from treeserve.bench.machine import describe_machine
+from treeserve.bench.table import Column, TableStyle, fit, machine_line, number, render_table
+from treeserve.config import SchedulerConfig
+from treeserve.model import LoadedModel
+from treeserve.scheduler.plan.cost import CostModel
+
+_MOST_PARTED = 0.02
+"""Of the samples: matrix products of other sizes round differently, and a draw may fall between.
+
+Where very many tokens are about equally likely, as with random weights, draw greedily.
+"""
+
+
+def measure_contest(
+    contest: Contest,
+    sides: Sequence[str],
+    model: LoadedModel,
+    backend: str,
+    cost_model: CostModel,
+    config: SchedulerConfig,
+    tell: Callable[[str], None],
+    time_limit: float | None = None,
+) -> dict[str, Any]:
+    """Plain data of all sides.
+
+    Args:
+        time_limit: Seconds after which no further side is begun.
+
+    Raises:
+        ContestFailed: A step failed, or a side drew other samples than the first one.
+    """
+    measured: dict[str, Measured] = {}
+    loads: dict[str, float] = {}
+    started = perf_counter()
+    wanted = [name for name in SIDES if name in sides]
+    left_out: list[str] = []
+    for name in wanted:
+        if time_limit is not None and measured and perf_counter() - started > time_limit:
+            left_out.append(name)
+            continue
+        tell(f"{name}: {SIDES[name]}")
+        loads[name] = os.getloadavg()[0]
+        most = measured[TRUNK].peak_batch if name == TREE_SAME_BATCH else None
+        measured[name] = measure_side(name, contest, model, backend, cost_model, config, most)
+        tell(f"{name}: {measured[name].seconds:.1f} s")
+    parted = _parted(measured)
+    return {
+        "benchmark": "contest",
+        **describe_machine(model.device),
+        "model": model.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "problems": len(contest.prompts),
+        "samples": contest.num_samples,
+        "max_tokens": contest.max_tokens,
+        "trunk_tokens": contest.num_trunk_tokens,
+        "problem_tokens": sum(map(len, contest.prompts)) / len(contest.prompts)
+        - contest.num_trunk_tokens,
+        "pages": config.num_pages,
+        "page_size": config.page_size,
+        "left_out": left_out,
+        "sides": {
+            name: _plain(entry) | {"parted": parted[name], "load": loads[name]}
+            for name, entry in measured.items()
+        },
+    }
+
+
+def _parted(measured: Mapping[str, Measured]) -> dict[str, int]:
+    """Samples of each side that are not those of the first."""
+    first = next(iter(measured.values())).samples
+    parted = {
+        name: sum(mine != other for mine, other in zip(first, entry.samples, strict=True))
+        for name, entry in measured.items()
+    }
+    for name, count in parted.items():
+        if count > _MOST_PARTED * len(first):
+            raise ContestFailed(
+                f"{name} drew {count} of {len(first)} samples otherwise than the first side: no "
+                "times are shown"
+            )
+    return parted
+
+
+def _plain(measured: Measured) -> dict[str, Any]:
+    record = asdict(measured)
+    del record["samples"]
+    return record
+
+
+def contest_lines(result: Mapping[str, Any], style: TableStyle) -> list[str]:
+    """A table of the sides, and where the difference came from."""
+    head = [
+        machine_line(result),
+        f"{result['model']}, {result['dtype']}: {result['problems']} problems × "
+        f"{result['samples']} samples × {result['max_tokens']} tokens; a trunk of "
+        f"{result['trunk_tokens']} tokens, problems of {result['problem_tokens']:.0f}; a pool of "
+        f"{result['pages']:,} pages of {result['page_size']}",
+        "",
+    ]
+    columns = [
+        Column("side", 16),
+        *(
+            Column(title, width)
+            for title, width in (
+                ("s", 9),
+                ("s with prompts", 16),
+                ("steps", 8),
+                ("mean batch", 12),
+                ("peak pages", 12),
+                ("prompt tokens", 15),
+                ("KV tokens read", 16),
+                ("parted", 8),
+                ("load", 7),
+            )
+        ),
+    ]
+    rows = [_row(name, side) for name, side in result["sides"].items()]
+    return [*fit(head, style), *render_table(columns, rows, style), "", *_explained(result, style)]
+
+
+def _row(name: str, side: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        number(side["seconds"]),
+        number(side["prompt_seconds"]),
+        number(side["num_steps"], 0),
+        number(side["mean_batch"]),
+        number(side["peak_pages"], 0),
+        number(side["prompt_tokens_computed"], 0),
+        number(side["kv_tokens_read"], 0),
+        str(side["parted"]),
+        number(side["load"]),
+    ]
+
+
+def _explained(result: Mapping[str, Any], style: TableStyle) -> list[str]:
+    sides = result["sides"]
+    lines = [f"{name}: {SIDES[name]}" for name in sides]
+    if result["left_out"]:
+        lines.append(f"left out for the time limit: {', '.join(result['left_out'])}")
+    if TRUNK in sides and TREE in sides:
+        trunk, tree = sides[TRUNK], sides[TREE]
+        lines += ["", f"trunk to tree: {_change(trunk, tree, 'seconds')} of the time"]
+        if TREE_SAME_BATCH in sides:
+            same = sides[TREE_SAME_BATCH]
+            lines.append(
+                f"of which {_change(trunk, same, 'seconds')} at the same batch, by what need not "
+                f"be computed and read again (steps with prompt tokens: "
+                f"{trunk['prompt_seconds']:.1f} to {same['prompt_seconds']:.1f} s; others: "
+                f"{_other(trunk):.1f} to {_other(same):.1f} s), and then "
+                f"{_change(same, tree, 'seconds')} by the larger batch"
+            )
+    return fit(lines, style) if style == "text" else [f"{line}  " if line else "" for line in lines]
+
+
+def _other(side: Mapping[str, Any]) -> float:
+    return float(side["seconds"] - side["prompt_seconds"])
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str:
+    return f"{after[name] / before[name] - 1:+.0%}"
