@@ -84,7 +84,7 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         limits=options.limits,
     )
     scheduler = Scheduler(config, costs.model)
-    engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap))
+    engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))
     return BuiltEngine(engine, prompter, model, backend_name, num_pages, kv_cache)
 
 
@@ -146,9 +146,8 @@ def _make_capture(
     return CudaCapture(device) if has_graphs and mode != "off" else None
 
 
-def _overlaps(mode: OverlapMode) -> bool:
-    # Experimental: a sample that ends beneath tokens still being computed can stop the engine.
-    return mode == "on"
+def _overlaps(mode: OverlapMode, device: torch.device) -> bool:
+    return device.type == "cuda" if mode == "auto" else mode == "on"
 
 
 def _subject(model: LoadedModel, backend_name: str) -> Subject:

@@ -92,7 +92,7 @@ class EngineOptions:
     """
     overlap: OverlapMode = "auto"
     """on: the next step is decided and launched while the device works on this one; off: one after
-    the other; auto: off, since on is experimental.
+    the other; auto: on with cuda, off with a CPU, where both would share the processor.
     """
     limits: RequestLimits = field(default_factory=RequestLimits)
     """How much one call may ask for."""
@@ -117,7 +117,7 @@ class ModelConfig:
     cuda_graphs: CudaGraphsMode = "auto"
     """auto: on cuda with the triton backend; on: there, or an error; off: never."""
     overlap: OverlapMode = "auto"
-    """Of deciding a step and computing the one before. auto: off, since on is experimental."""
+    """Of deciding a step and computing the one before. auto: on with cuda, off with a CPU."""
 
     def __post_init__(self) -> None:
         _require_choice("dtype", self.dtype, get_args(DtypeName))

@@ -59,7 +59,7 @@ class LLM:
         cuda_graphs: "auto" (steps in which every sample decodes are one CUDA graph each, on cuda
             with the triton backend), "on" (the same, or an error) or "off" (kernel by kernel).
         overlap: "on" (the next step is decided while the device works on this one), "off" or "auto"
-            (off, since on is experimental).
+            (on with cuda, off with a CPU).
 
     Raises:
         ConfigError: An option is out of range.

@@ -153,7 +153,7 @@ def test_a_thousand_messages_of_all_services_hold_nothing_afterwards(
     plain_options, tmp_path, expected
 ):
     expected.log("a guided sample cannot go on")
-    with trying(replace(plain_options, overlap="off"), tmp_path / "saved") as trial:
+    with trying(replace(plain_options, overlap="on"), tmp_path / "saved") as trial:
         by_code = try_all(trial, serialised, QUIET)
     assert by_code.total() >= NUM_MESSAGES
     assert by_code["INVALID_ARGUMENT"] >= NUM_MESSAGES // 3

@@ -144,7 +144,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--overlap",
         choices=get_args(OverlapMode),
         help="on: the next step is decided and launched while the device works on this one; off: "
-        "one after the other; default: auto, which is off: on is experimental, it can stop the engine",
+        "one after the other; default: auto, on with cuda and off with a CPU",
     )
 
 
