@@ -61,8 +61,11 @@ def insert_computed(
             return Inserted(0, num_missing_pages=tree.num_missing_pages(matched, prefix))
         tree.pin(leaf)
         try:
-            write(leaf.slots, leaf.start_position)
-            tree.mark_computed(leaf, len(leaf))
+            # Several, where a retained prefix that was waiting for these tokens ends among them.
+            new = [s for s in Path(leaf).segments() if s.start_position >= location.num_matched]
+            write(np.concatenate([segment.slots for segment in new]), location.num_matched)
+            for segment in new:
+                tree.mark_computed(segment, len(segment))
         finally:
             # Still pending where the writing failed: then nobody is going to compute it.
             tree.unpin(leaf)

@@ -43,9 +43,7 @@ async def spotless_house(options: EngineOptions, folder=None, **more) -> AsyncIt
 
 async def nothing_is_held(house: House) -> None:
     """Once all calls have ended: no sample outlives its call, and the books balance."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while house.server.num_calls:
-            await asyncio.sleep(0.005)
+    await house.calls_have_ended(WAIT_SECONDS)
     # What ended the calls is in the loop's inbox before this look.
     counts = await house.loop.look(lambda engine: engine.scheduler.counts())
     assert (counts.running_samples, counts.waiting_requests) == (0, 0)

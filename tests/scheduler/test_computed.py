@@ -123,6 +123,18 @@ def test_what_was_retained_before_it_was_there_is_retained_now():
     assert house.tree.num_retained_tokens == 10
 
 
+@pytest.mark.parametrize("num_retained", [1, PAGE, 7])
+def test_a_retained_beginning_that_comes_with_more_is_computed_too(num_retained):
+    """Retaining splits what comes in; all of the parts are written."""
+    house = House(budget=100)
+    values = list(range(10))
+    house.tree.retain(prefix(values[:num_retained]), 1.0, 100.0)
+    inserted, paper = restore(house, values)
+    assert inserted.num_inserted == house.num_cached(values) == 10
+    assert sorted(paper.slots.values()) == values
+    assert house.tree.num_retained_tokens == num_retained
+
+
 def test_only_what_is_computed_is_told_of():
     house = House()
     leaf = house.attach([1, 2, 3, 4, 5], computed=False)

@@ -126,6 +126,12 @@ class House:
                 usage = message.usage
         return tokens, usage
 
+    async def calls_have_ended(self, within_seconds: float) -> None:
+        """Waits for it: a client knows of the end of a call a little before the server does."""
+        async with asyncio.timeout(within_seconds):
+            while self.server.num_calls:
+                await asyncio.sleep(0.005)
+
     async def check(self) -> None:
         """The books balance, and nothing is held by anybody."""
         assert await asyncio.to_thread(self.loop._wait_until_idle, 30)
