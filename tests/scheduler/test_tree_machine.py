@@ -5,14 +5,15 @@ write, or that is given away while it is in use, shows at once.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import pytest
 from tree_house import House, prefix
+from tree_reader import Reader, Way, way_of, ways_between
 
 from treeserve.errors import InvalidRequest
+from treeserve.scheduler.tree.computed import insert_computed
 from treeserve.scheduler.tree.path import Path
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.segment import Segment
@@ -21,16 +22,15 @@ ALPHABET = 2
 TRUNKS = np.random.default_rng(7).integers(0, ALPHABET, (2, 16)).tolist()
 
 T = TypeVar("T")
-Way = tuple[tuple[str, int], ...]
-"""(namespace, token) from position 0 on: one token that the tree may hold, by its whole past."""
 
 OPERATIONS = {
     "open_a_path": 8,
     "compute": 4,
     "draw": 12,
     "commit_and_close": 3,
-    "adopt": 6,
+    "adopt": 8,
     "abort": 1,
+    "restore": 1.5,
     "evict": 2,
     "clear": 0.1,
     "retain": 2,
@@ -52,31 +52,10 @@ RARE = (
     "tail in a shared page",
     "evict a part",
     "retained again",
+    "restore into two segments",
+    "restore beneath pending",
     "over budget",
 )
-
-
-def way_of(wanted: Prefix) -> Way:
-    return tuple((wanted.zone(i)[0], t) for i, t in enumerate(wanted.tokens.tolist()))
-
-
-@dataclass(eq=False)
-class Reader:
-    """A pinned leaf, and a tail behind it whose first slot may lie anywhere in its first page."""
-
-    leaf: Segment
-    way: Way
-    namespace: str
-    drawn: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
-    num_computed: int = 0
-
-    def page_ids(self) -> np.ndarray:
-        return np.array(self.pages, dtype=np.int32)
-
-    def way_after(self, num_drawn: int) -> Way:
-        return (*self.way, *((self.namespace, t) for t in self.drawn[:num_drawn]))
 
 
 class Traffic:
@@ -216,6 +195,34 @@ class Traffic:
     def abort(self) -> None:
         if self.readers:
             self.close(self.some(self.readers))
+
+    def restore(self) -> None:
+        wanted = self.some_prefix()
+        wanted = prefix(wanted.tokens.tolist(), wanted.namespace)
+        way = way_of(wanted)
+        num_known, num_computed = self.count_known(way)
+        written: list[int] = []
+
+        def write(slots: np.ndarray, start: int) -> None:
+            self.reconcile(ways_between(way, num_known))
+            for j, slot in enumerate(slots.tolist(), start):
+                self.paper[slot] = way[: j + 1]
+                self.known[way[: j + 1]] = True
+                written.append(j)
+
+        num_segments = len(self.tree.segments())
+        inserted = insert_computed(self.tree, wanted, write)
+        self.reconcile(set())
+        assert inserted.num_inserted == len(written)
+        if num_computed < num_known:
+            assert (inserted.num_pending_end, written) == (num_known, [])
+            self.seen["restore beneath pending"] += 1
+        elif inserted.num_missing_pages:
+            assert written == []
+        else:
+            assert written == list(range(num_known, len(way)))
+            num_new = len(self.tree.segments()) - num_segments
+            self.seen["restore into two segments"] += num_known == 0 and num_new >= 2
 
     def evict(self) -> None:
         num_pages = int(self.random.integers(1, 10))
@@ -376,17 +383,13 @@ class Traffic:
         self.known = {w: done for w, done in self.known.items() if done or w in needed}
 
 
-def ways_between(way: Way, start: int) -> set[Way]:
-    return {way[: i + 1] for i in range(start, len(way))}
-
-
 @pytest.mark.parametrize("seed", range(16))
 def test_the_tree_holds_what_a_naive_model_holds(seed):
     Traffic(seed).run(300)
 
 
 def test_the_random_operations_visit_what_is_rare():
-    traffic = [Traffic(1000 + seed) for seed in range(12)]
+    traffic = [Traffic(1000 + seed) for seed in range(28)]
     for each in traffic:
         each.run(250)
     seen = sum((each.seen for each in traffic), Counter())
