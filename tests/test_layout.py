@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = {".ci", "deploy", "docs", "kernels", "proto", "scheduler", "tests", "treeserve"}
+FOLDERS = {
+    ".ci",
+    "deploy",
+    "docs",
+    "examples",
+    "kernels",
+    "proto",
+    "scheduler",
+    "tests",
+    "treeserve",
+}
 MAX_LINES = 400
 
 

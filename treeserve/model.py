@@ -115,6 +115,18 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return adopt_model(config.model, _load_module(config, location))
 
 
+def read_max_positions(model: str) -> int:
+    """How many positions a checkpoint has, by its configuration alone.
+
+    Raises:
+        ModelError: It cannot be read, or cannot be served; says why.
+    """
+    config = _load_config(model, resolve_model(model))
+    _refuse_unsupported(model, config)
+    max_positions: int = _text_config(config).max_position_embeddings
+    return max_positions
+
+
 def adopt_model(name: str, module: PreTrainedModel) -> LoadedModel:
     """A module of transformers, with its own eager attention, as a model that treeserve can run.
 

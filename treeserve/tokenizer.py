@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from treeserve.errors import InvalidRequest, ModelError, NotPossible
@@ -21,6 +23,8 @@ class Tokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        # What the tokenizer does not know is no other role's text.
+        self._special_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
     @classmethod
     def load(cls, model: str | Path) -> "Tokenizer":
@@ -71,18 +75,63 @@ class Tokenizer:
             NotPossible: The model has no chat template.
             InvalidRequest: The template refuses the chat, for its roles or their order.
         """
+        return self.encode(self.render_chat(chat), special_tokens=False)
+
+    def render_chat(self, chat: Chat, *, next_turn: bool = True) -> str:
+        """A chat as its template writes it, with the beginning of the model's next turn or without.
+
+        Raises:
+            NotPossible: The model has no chat template.
+            InvalidRequest: The template refuses the chat, for its roles or their order.
+        """
         if not self._tokenizer.chat_template:
             raise NotPossible("messages: the model has no chat template; give the prompt as text")
         messages = [{"role": m.role, "content": m.content} for m in chat.messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages, tokenize=False, add_generation_prompt=next_turn
             )
         except TemplateError as error:
             raise InvalidRequest(
                 "messages", f"the model's chat template refuses them: {error}"
             ) from None
-        return self.encode(text, special_tokens=False)
+        return text
+
+    @cached_property
+    def _plain(self) -> FastTokenizer | None:
+        """Made when it is first needed: copying a large vocabulary takes a second."""
+        return _plain_tokenizer(self._tokenizer)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of text in which special tokens are characters like any others.
+
+        No special tokens are put before or after it.
+
+        Raises:
+            InvalidRequest: This tokenizer makes a special token of it all the same.
+        """
+        if self._plain is None:
+            ids: list[int] = self._tokenizer(
+                text,
+                return_attention_mask=False,
+                add_special_tokens=False,
+                split_special_tokens=True,
+            )["input_ids"]
+        else:
+            ids = self._plain.encode(text, add_special_tokens=False).ids
+        special = self._special_ids.intersection(ids)
+        if special:
+            token = self._tokenizer.convert_ids_to_tokens(min(special))
+            raise InvalidRequest("text", f"must not contain the special token {token!r}")
+        return ids
+
+    def beginning(self) -> list[int]:
+        """The special tokens that the model's prompts begin with, mostly one or none."""
+        with_beginning, plain = self.encode("a"), self.encode("a", special_tokens=False)
+        for start in range(len(with_beginning) - len(plain) + 1):
+            if with_beginning[start : start + len(plain)] == plain:
+                return with_beginning[:start]
+        return []
 
     def decode(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:
         """Text of the ids, without special tokens unless they are asked for."""
@@ -141,3 +190,15 @@ class TextDecoder:
         self._context_start = self._released_end
         self._released_end = len(self._token_ids)
         return text
+
+
+def _plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> FastTokenizer | None:
+    """A copy that knows no special tokens: calls that switch them off and on again would race."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    plain = FastTokenizer.from_str(backend.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.encode_special_tokens = True
+    return plain

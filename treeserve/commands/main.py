@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from treeserve.commands import bench, calibrate, contest, demo, generate, keys, serve
+from treeserve.commands import bench, calibrate, contest, demo, generate, keys, pml, serve
 from treeserve.commands.options import OneLineParser, package_version
 from treeserve.errors import ConfigError, InvalidRequest, TreeserveError
 from treeserve.prompt_tree import TreeFileError
@@ -33,6 +33,7 @@ def make_parser() -> OneLineParser:
     bench.add_parser(subparsers)
     calibrate.add_parser(subparsers)
     contest.add_parser(subparsers)
+    pml.add_parser(subparsers)
     return parser
 
 

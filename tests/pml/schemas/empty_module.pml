@@ -1,0 +1,4 @@
+<!-- empty_module.pml:3:3: module 'a' is empty; expected text, tags or a src -->
+<schema name="s">
+  <module name="a"/>
+</schema>

@@ -1,0 +1,1 @@
+<module name="b">text</module>

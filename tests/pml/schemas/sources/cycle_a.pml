@@ -1,0 +1,3 @@
+<module>
+  <module name="b" src="sources/cycle_b.pml"/>
+</module>

@@ -1,0 +1,3 @@
+<module>
+  <module name="c" src="sources/cycle_a.pml"/>
+</module>

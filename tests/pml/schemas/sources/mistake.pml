@@ -1,0 +1,3 @@
+<module>
+  text <b>bold</b>
+</module>
