@@ -1,6 +1,6 @@
 """The assembly of one step: rows in budget, who computes what, and which logits are drawn from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import TypeAlias
@@ -12,6 +12,7 @@ from treeserve.scheduler.flight import Claim, InFlight
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.plan.trie import Chunk
 from treeserve.scheduler.rows import DecodeRows
+from treeserve.scheduler.score_rows import ScoreRows
 from treeserve.scheduler.step import NO_SLOT, Draws, Int32Array, Keep, Plan, SampleKey, Step
 from treeserve.scheduler.tree.kept import KeptLogits
 from treeserve.scheduler.tree.path import climb_pending, num_pending_tokens
@@ -41,7 +42,8 @@ class Assembly:
         self._slots = [rows.slots]
         self._chunks: list[Chunk] = []
         self._claims: list[Claim] = []
-        self._recomputed: list[tuple[LiveRequest, int]] = []
+        self._recomputed: list[tuple[LiveRequest, int, int]] = []
+        self._scores = ScoreRows()
         self._claimed: dict[Segment, int] = {}
         self._prompt_logits_rows: list[int] = []
         self._logits_at: dict[Segment, int] = {}
@@ -49,7 +51,10 @@ class Assembly:
 
     def add_prompts(self) -> None:
         """Computes what the paths of awaited leaves still miss, as far as the budget goes."""
-        awaited = [(num_pending_tokens(leaf), leaf) for leaf in self._awaiting.leaves()]
+        awaited = [(self._num_missing(leaf), leaf) for leaf in self._awaiting.leaves()]
+        for _, leaf in awaited:
+            for request in self._awaiting.scorers(leaf):
+                self._scores.add_request(request, leaf)
         num_oldest, oldest = next((each for each in awaited if each[0]), (0, None))
         num_kept = min(num_oldest, half_of(self._num_left))
         for _, leaf in sorted(awaited, key=itemgetter(0)):
@@ -68,6 +73,7 @@ class Assembly:
         started = perf_counter()
         plan = plan_step(self._rows.samples, self._chunks, positions)
         plan_seconds = perf_counter() - started
+        scores, scored = self._scores.build()
         step = Step(
             number=number,
             token_ids=np.concatenate(self._tokens),
@@ -78,6 +84,7 @@ class Assembly:
             draws=self._draws(first_drawing, first_sources),
             plan=plan,
             num_prompt_rows=self._num_rows - self._num_decoding,
+            scores=scores,
         )
         return InFlight(
             step=step,
@@ -86,6 +93,7 @@ class Assembly:
             chunks=tuple(self._chunks),
             claims=tuple(self._claims),
             recomputed=tuple(self._recomputed),
+            scored=scored,
             first_drawing=tuple(first_drawing),
             kept=kept_segments,
             plan_seconds=plan_seconds,
@@ -94,10 +102,49 @@ class Assembly:
     def _add_prompt_rows(self, leaf: Segment, max_rows: int) -> None:
         if max_rows <= 0:
             return
+        last_row = self._num_rows + max_rows
+        for request in self._awaiting.scorers(leaf):
+            self._score(request, leaf, last_row - self._num_rows)
+        if self._num_rows == last_row:
+            return
         if not self._is_present(leaf):
-            self._claim_pending(leaf, max_rows)
-        elif leaf not in self._logits_at and leaf.kept_index is None:
+            self._claim_pending(leaf, last_row - self._num_rows)
+        elif leaf not in self._logits_at and leaf.kept_index is None and self._drawing(leaf):
             self._recompute_last(leaf)
+
+    def _num_missing(self, leaf: Segment) -> int:
+        """Rows until it can be drawn after the leaf, in this step and later ones."""
+        scored = [
+            request.scoring.num_missing
+            for request in self._awaiting.scorers(leaf)
+            if request.scoring is not None
+        ]
+        return max([num_pending_tokens(leaf), *scored])
+
+    def _score(self, request: LiveRequest, leaf: Segment, max_rows: int) -> None:
+        """Computes rows again whose logits the request needs and nobody computes in this step."""
+        pending = [segment for segment in climb_pending(leaf) if not self._is_present(segment)]
+        end_present = leaf.end_position
+        if pending:
+            end_present = pending[-1].start_position + self._num_present(pending[-1])
+        for start, end in self._scores.runs(request, end_present):
+            end = min(end, start + max_rows)
+            if start == end:
+                return
+            max_rows -= end - start
+            self._scores.note_path_rows(leaf, start, end, self._num_rows)
+            slots = np.full(end - start, NO_SLOT, dtype=np.int32)
+            self._add_rows(request.request.prompt[start:end], start, slots)
+            self._add_chunk(leaf, self._num_rows - (end - start), end)
+            self._recomputed.append((request, start, end))
+
+    def _drawing(self, leaf: Segment) -> Collection[LiveSample]:
+        """Samples at the leaf that can draw in this step: no part of their prompts is unscored."""
+        samples = self._awaiting.samples(leaf)
+        held = {r for r in self._awaiting.scorers(leaf) if not self._scores.is_whole(r)}
+        if not held:
+            return samples
+        return [sample for sample in samples if sample.request not in held]
 
     def _is_present(self, segment: Segment) -> bool:
         return self._num_present(segment) == len(segment)
@@ -115,6 +162,7 @@ class Assembly:
                 continue
             self._claims.append(Claim(request, segment, start, end))
             self._claimed[segment] = end
+            self._scores.note_rows(segment, start, end, self._num_rows)
             end_position = segment.start_position + end
             self._add_rows(
                 segment.tokens[start:end],
@@ -132,7 +180,7 @@ class Assembly:
         self._add_chunk(leaf, self._num_rows - 1, leaf.end_position)
         self._add_logits(leaf)
         request = self._awaiting.first_request(leaf)
-        self._recomputed.append((request, leaf.end_position - 1))
+        self._recomputed.append((request, leaf.end_position - 1, leaf.end_position))
 
     def _add_rows(self, tokens: Int32Array, start_position: int, slots: Int32Array) -> None:
         end_position = start_position + len(tokens)
@@ -157,6 +205,9 @@ class Assembly:
         drawing: list[LiveSample] = []
         sources: list[int] = []
         for leaf in self._awaiting.leaves():
+            samples = self._drawing(leaf)
+            if not samples:
+                continue
             if leaf in self._logits_at:
                 source = self._logits_at[leaf]
             elif leaf.kept_index is not None:
@@ -164,7 +215,6 @@ class Assembly:
                 locked.add(leaf.kept_index)
             else:
                 continue
-            samples = self._awaiting.samples(leaf)
             drawing += samples
             sources += [source] * len(samples)
         return drawing, sources

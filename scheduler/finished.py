@@ -71,6 +71,7 @@ def fork_request(fork: ScheduledFork, parent: FinishedSample) -> ScheduledReques
         tenant=parent.request.tenant,
         priority=fork.priority,
         deadline=fork.deadline,
+        prompt_logprobs=fork.prompt_logprobs,
     )
 
 

@@ -7,7 +7,7 @@ from math import inf
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.plan.check import check_plan
 from treeserve.scheduler.plan.trie import Chunk
-from treeserve.scheduler.step import Step, unread_token
+from treeserve.scheduler.step import Int32Array, Step, unread_token
 from treeserve.scheduler.tree.segment import Segment
 
 
@@ -31,8 +31,10 @@ class InFlight:
     num_decoding_by_tenant: Mapping[str, int]
     chunks: tuple[Chunk, ...]
     claims: tuple[Claim, ...]
-    recomputed: tuple[tuple[LiveRequest, int], ...]
-    """(request, position) of tokens that are computed once more, for their logits alone."""
+    recomputed: tuple[tuple[LiveRequest, int, int], ...]
+    """(request, start, end): positions that are computed once more, for their logits alone."""
+    scored: tuple[tuple[LiveRequest, Int32Array], ...]
+    """(request, positions [num_rows]) of rows that say how likely its next prompt token is."""
     first_drawing: tuple[LiveSample, ...]
     """Those that draw after their leaf, in the order of the remaining draws."""
     kept: tuple[Segment, ...]
@@ -48,7 +50,8 @@ class InFlight:
         """Those with rows or draws in the step, in order and once each."""
         owners = [sample.request for sample in self.samples]
         owners += [claim.request for claim in self.claims]
-        owners += [request for request, _ in self.recomputed]
+        owners += [request for request, _, _ in self.recomputed]
+        owners += [request for request, _ in self.scored]
         owners += [sample.request for sample in self.first_drawing]
         return list(dict.fromkeys(owners))
 

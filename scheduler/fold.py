@@ -93,8 +93,11 @@ class Fold:
             self._tree.mark_computed(segment, claim.end)
             start, end = segment.start_position + claim.start, segment.start_position + claim.end
             claim.request.count_computed(start, end)
-        for request, position in flight.recomputed:
-            request.count_computed(position, position + 1)
+        for request, start, end in flight.recomputed:
+            request.count_computed(start, end)
+        for request, positions in flight.scored:
+            assert request.scoring is not None
+            request.scoring.take(positions)
 
     def _join_rows(self, flight: InFlight) -> None:
         for sample in flight.first_drawing:
@@ -105,6 +108,8 @@ class Fold:
     def _charge(self, flight: InFlight, num_decoding_by_tenant: Mapping[str, int]) -> None:
         for claim in flight.claims:
             self._queue.charge(claim.request.tenant, claim.end - claim.start)
+        for request, start, end in flight.recomputed:
+            self._queue.charge(request.tenant, end - start)
         for sample in flight.first_drawing:
             self._queue.charge(sample.request.tenant, 1)
         for tenant, num_drawn in num_decoding_by_tenant.items():

@@ -6,6 +6,7 @@ import numpy as np
 
 from treeserve.scheduler.finished import FinishedSample
 from treeserve.scheduler.request import PromptUsage, ScheduledRequest
+from treeserve.scheduler.scoring import Scoring
 from treeserve.scheduler.step import SampleKey
 from treeserve.scheduler.tail import Tail
 from treeserve.scheduler.tree.prefix import Prefix
@@ -75,6 +76,8 @@ class LiveRequest:
     num_known_tokens: int
     """Of the prompt, computed when the request came."""
     prefix: Prefix = field(init=False)
+    scoring: Scoring | None = field(init=False)
+    """None: nobody asks how likely its prompt is."""
     unstarted: list[int] = field(init=False)
     """Sample indices, last to start first."""
     running: dict[int, LiveSample] = field(default_factory=dict)
@@ -93,6 +96,8 @@ class LiveRequest:
         request = self.request
         self.unstarted = list(reversed(range(request.num_samples)))
         self.prefix = Prefix(request.prompt, request.namespace, request.num_public_tokens)
+        is_scored = request.prompt_logprobs is not None
+        self.scoring = Scoring(len(request.prompt)) if is_scored else None
 
     @property
     def request_id(self) -> str:
@@ -153,6 +158,8 @@ class LiveRequest:
         """This request computed the tokens at positions `[start, end)`."""
         first_new = min(max(start, self.num_settled_tokens), self.prompt_length)
         num_new = max(0, min(end, self.prompt_length) - first_new)
+        if self.scoring is not None:
+            num_new = self.scoring.count_computed(start, end)
         self.num_computed_tokens += num_new
         self.num_recomputed_tokens += end - start - num_new
         self.num_settled_tokens = max(self.num_settled_tokens, min(end, self.prompt_length))
@@ -160,6 +167,8 @@ class LiveRequest:
     def settle(self) -> None:
         """A first token was drawn: the whole prompt was there."""
         self.num_settled_tokens = self.prompt_length
+        if self.scoring is not None:
+            self.scoring.count_computed(0, self.prompt_length)
 
     def snapshot(self, sample_index: int) -> FinishedSample | None:
         """What a sample that has not ended drew so far; None of one that has."""

@@ -27,6 +27,9 @@ class ScheduledRequest:
     """Higher goes sooner."""
     deadline: float | None = None
     """On the scheduler's clock, in seconds; what is not finished by then is ended."""
+    prompt_logprobs: int | None = None
+    """k: before the first token is drawn it is told how likely each prompt token is, and the k
+    likeliest beside it. Rows whose tokens are cached are computed once more for that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +50,7 @@ class ScheduledFork:
     stop_token_ids: frozenset[int] = frozenset()
     priority: int = 0
     deadline: float | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

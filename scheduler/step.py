@@ -148,6 +148,33 @@ def unread_token(draw_index: int) -> int:
     return -1 - draw_index
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredPart:
+    """Whose prompt tokens some of a step's scores are of."""
+
+    request_id: str
+    positions: Int32Array
+    """[num_tokens] of the tokens in the prompt, ascending"""
+    scores: Int32Array
+    """[num_tokens] the entry of `Scores` that is each token's"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Prompt tokens of which it is asked how likely they are after the tokens before them.
+
+    Entry i is the token `targets[i]` by the logits of row `rows[i]`; several prompts may need it.
+    """
+
+    rows: Int32Array
+    """[num_scores] ascending"""
+    targets: Int32Array
+    """[num_scores]"""
+    num_top: int
+    """Likeliest tokens to tell of beside each target."""
+    parts: tuple[ScoredPart, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """The logits at `logits_index` (into `Step.logits_rows`) go into the kept-logits table."""
@@ -179,6 +206,8 @@ class Step:
     plan: Plan
     num_prompt_rows: int
     """Rows that compute prompt tokens; the rest are one per decoding sample."""
+    scores: Scores | None = None
+    """None: nobody asks. What they need of the output head is not among `logits_rows`."""
 
     @property
     def num_rows(self) -> int:

@@ -31,11 +31,13 @@ class RunningService:
     prompter: Prompter
     engine: Engine
     server: Server
+    loop: EngineLoop
 
     async def wait_until_idle(self) -> None:
-        async with asyncio.timeout(60):
-            while self.engine.has_work() or self.server.num_calls:
-                await asyncio.sleep(0.005)
+        assert await self.server._calls.wait_until_empty(60)
+        assert await asyncio.to_thread(self.loop._wait_until_idle, 60)
+        # Whoever looks finds no step on its way.
+        assert not await self.loop.look(lambda engine: engine.has_work())
 
     async def assert_nothing_is_held(self) -> None:
         await self.wait_until_idle()
@@ -59,7 +61,7 @@ async def running_service(options: EngineOptions, **config) -> AsyncIterator[Run
     async with grpc.aio.insecure_channel(str(server.grpc_address)) as channel:
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
         try:
-            yield RunningService(stub, text_service, built.prompter, built.engine, server)
+            yield RunningService(stub, text_service, built.prompter, built.engine, server, loop)
         finally:
             await server.stop()
             loop.stop()

@@ -4,23 +4,25 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from treeserve.engine_messages import (
     Branch,
     EngineEvent,
     EngineFork,
     EngineRequest,
     PromptProgress,
+    PromptScored,
     RequestEnded,
     TokenEvent,
     as_fork,
+    as_scheduled,
+    as_scheduled_fork,
 )
 from treeserve.live_request import LiveRequest
+from treeserve.prompt_scores import PromptScores
 from treeserve.runner import Launched, Runner
 from treeserve.sampler import DrawnToken, DrawParams
 from treeserve.scheduler.counts import SchedulerCounts
-from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
+from treeserve.scheduler.request import PromptUsage
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import SampleKey, Step
 from treeserve.types import FinishReason, Sharing, StepNumbers
@@ -36,6 +38,8 @@ class _Flying:
     draws: list[DrawParams]
     launched: Launched
     launched_at: float
+    scores: list[PromptScores | None]
+    """Where each of the step's scored parts goes."""
 
 
 class Engine:
@@ -83,21 +87,7 @@ class Engine:
         if request.branch is not None and self._is_open(request.branch):
             self.fork(as_fork(request, request.branch))
             return
-        params = request.params
-        self._scheduler.add(
-            ScheduledRequest(
-                request_id=request.request_id,
-                prompt=np.array(request.prompt_token_ids, dtype=np.int32),
-                num_samples=params.n,
-                max_tokens=params.max_tokens,
-                stop_token_ids=request.end_token_ids,
-                namespace=request.namespace,
-                num_public_tokens=request.num_public_tokens,
-                tenant=request.tenant,
-                priority=request.priority,
-                deadline=request.deadline,
-            )
-        )
+        self._scheduler.add(as_scheduled(request))
         self._open(request)
 
     def fork(self, fork: EngineFork) -> None:
@@ -106,20 +96,7 @@ class Engine:
         Raises:
             InvalidRequest: No such parent, it drew fewer tokens, or the branch can never fit.
         """
-        params = fork.params
-        self._scheduler.fork(
-            ScheduledFork(
-                request_id=fork.request_id,
-                parent_request_id=fork.parent_request_id,
-                parent_sample_index=fork.parent_sample_index,
-                num_tokens=fork.num_tokens,
-                num_samples=params.n,
-                max_tokens=params.max_tokens,
-                stop_token_ids=fork.end_token_ids,
-                priority=fork.priority,
-                deadline=fork.deadline,
-            )
-        )
+        self._scheduler.fork(as_scheduled_fork(fork))
         self._open(fork)
 
     def abort(self, request_id: str, sample_index: int | None = None) -> None:
@@ -190,7 +167,10 @@ class Engine:
         started = time.perf_counter()
         try:
             draws = self._params_of(step.draws.samples)
-            drawn = self._runner.run(step, draws)
+            scores = self._scores_of(step)
+            launched = self._runner.launch(step, draws)
+            drawn = launched.read_sync()
+            self._note_scores(step, scores, launched)
         except BaseException as error:
             self._fail(step, error)
             return None
@@ -202,6 +182,7 @@ class Engine:
         started = time.perf_counter()
         try:
             draws = self._params_of(step.draws.samples)
+            scores = self._scores_of(step)
             launched = self._runner.launch(step, draws)
         except BaseException as error:
             numbers = self._read_flying_sync()
@@ -212,7 +193,7 @@ class Engine:
         # If the step before has failed, this one counts for nothing: nobody reads it.
         if self._scheduler.is_in_flight(step):
             self._scheduler.assume(step)
-            self._flying = _Flying(step, draws, launched, started)
+            self._flying = _Flying(step, draws, launched, started, scores)
         return numbers
 
     def _read_flying_sync(self) -> StepNumbers | None:
@@ -222,6 +203,7 @@ class Engine:
             return None
         try:
             drawn = flying.launched.read_sync()
+            self._note_scores(flying.step, flying.scores, flying.launched)
         except BaseException as error:
             self._fail(flying.step, error)
             return None
@@ -247,6 +229,25 @@ class Engine:
             ]
             self._drawing = drawing
         return self._draw_params
+
+    def _scores_of(self, step: Step) -> list[PromptScores | None]:
+        """Where each scored part of a step goes; an id may name another request later on."""
+        parts = () if step.scores is None else step.scores.parts
+        return [self._live[part.request_id].scores for part in parts]
+
+    def _note_scores(
+        self, step: Step, prompts: list[PromptScores | None], launched: Launched
+    ) -> None:
+        """Tells how likely prompt tokens are, of requests that still run."""
+        if step.scores is None:
+            return
+        scored = launched.read_scores_sync()
+        for part, prompt in zip(step.scores.parts, prompts, strict=True):
+            live = self._live.get(part.request_id)
+            if prompt is not None and live is not None and live.scores is prompt:
+                ids = part.scores.tolist()
+                told = prompt.add(part.positions.tolist(), [scored[index] for index in ids])
+                self._events += [PromptScored(part.request_id, each) for each in told]
 
     def _open(self, request: EngineRequest | EngineFork) -> None:
         self._live[request.request_id] = LiveRequest(request)

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from treeserve.errors import InvalidRequest
 from treeserve.logit_rules import RuleSet
-from treeserve.scheduler.request import PromptUsage
+from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
 from treeserve.types import FinishReason, SamplingParams, TokenLogprob
 
 
@@ -86,6 +88,14 @@ class PromptProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptScored:
+    """How likely the next tokens of a prompt are, from its second one on; before the first draw."""
+
+    request_id: str
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEnded:
     """The last event of a request, after all its samples ended."""
 
@@ -101,7 +111,7 @@ class RequestEnded:
     """When its request waited no longer, on the same clock; None if it still does."""
 
 
-EngineEvent = TokenEvent | PromptProgress | RequestEnded
+EngineEvent = TokenEvent | PromptProgress | PromptScored | RequestEnded
 
 
 def as_fork(request: EngineRequest, branch: Branch) -> EngineFork:
@@ -117,6 +127,41 @@ def as_fork(request: EngineRequest, branch: Branch) -> EngineFork:
         deadline=request.deadline,
         rules=request.rules,
         reports_progress=request.reports_progress,
+    )
+
+
+def as_scheduled(request: EngineRequest) -> ScheduledRequest:
+    """The request in terms of the scheduler."""
+    params = request.params
+    return ScheduledRequest(
+        request_id=request.request_id,
+        prompt=np.array(request.prompt_token_ids, dtype=np.int32),
+        num_samples=params.n,
+        max_tokens=params.max_tokens,
+        stop_token_ids=request.end_token_ids,
+        namespace=request.namespace,
+        num_public_tokens=request.num_public_tokens,
+        tenant=request.tenant,
+        priority=request.priority,
+        deadline=request.deadline,
+        prompt_logprobs=params.prompt_logprobs,
+    )
+
+
+def as_scheduled_fork(fork: EngineFork) -> ScheduledFork:
+    """The branch in terms of the scheduler."""
+    params = fork.params
+    return ScheduledFork(
+        request_id=fork.request_id,
+        parent_request_id=fork.parent_request_id,
+        parent_sample_index=fork.parent_sample_index,
+        num_tokens=fork.num_tokens,
+        num_samples=params.n,
+        max_tokens=params.max_tokens,
+        stop_token_ids=fork.end_token_ids,
+        priority=fork.priority,
+        deadline=fork.deadline,
+        prompt_logprobs=params.prompt_logprobs,
     )
 
 

@@ -72,7 +72,3 @@ class NoRoom(Refused):
 
 class Damaged(Refused):
     """What was stored is not what was written."""
-
-
-class NotImplementedYet(Refused):
-    """A field that is defined but not served; names it."""

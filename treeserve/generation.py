@@ -13,6 +13,7 @@ from treeserve.loop import EngineLoop
 from treeserve.prompt import EncodedPrompt, Prompter, walk_tree
 from treeserve.request_book import KnownRequest, RequestBook
 from treeserve.request_checks import check_text, check_token_ids
+from treeserve.request_size import RequestSize
 from treeserve.text_stream import Item, StoppedSample, TextStreams
 from treeserve.token_counts import combined_usage, count_distinct
 from treeserve.types import (
@@ -22,9 +23,9 @@ from treeserve.types import (
     FinishReason,
     OutputOptions,
     Prompt,
+    PromptLogprobs,
     PromptTree,
     RequestOptions,
-    RequestSize,
     SampleName,
     SamplingParams,
     StreamEvent,
@@ -115,7 +116,8 @@ class TextService:
         Args:
             parent: The other sample.
             num_tokens: That it drew before the branch; None: all that it has drawn.
-            params: None: the parent's, with a fresh seed; a grammar goes on where the branch is.
+            params: None: the parent's, with a fresh seed and without prompt_logprobs; a grammar
+                goes on where the branch is.
             n: Samples to draw.
             output: What to tell beside text; without params, the parent's.
             options: Who asks.
@@ -133,7 +135,7 @@ class TextService:
         encoded = self._prompter.encode_branch(
             Branch(prompt.engine_id, parent.sample_index, len(before) - num_prompt),
             before,
-            replace(params or replace(prompt.params, seed=None), n=n),
+            replace(params or replace(prompt.params, seed=None, prompt_logprobs=None), n=n),
             guided_token_ids=guided,
             num_public_tokens=prompt.num_public_tokens,
             output=output if params else prompt.output,
@@ -323,7 +325,7 @@ class InPlaceLoop:
                 for item in texts.push(self._take(inbox)):
                     if isinstance(item, StoppedSample):
                         self._engine.abort(item.request_id, item.sample_index)
-                    elif isinstance(item, Delta | Finished):
+                    elif isinstance(item, PromptLogprobs | Delta | Finished):
                         yield item
         finally:
             for request_id in texts.open_requests:

@@ -2,6 +2,7 @@
 
 from treeserve.engine_messages import EngineFork, EngineRequest
 from treeserve.logit_rules import SampleRules
+from treeserve.prompt_scores import PromptScores
 
 
 class LiveRequest:
@@ -11,6 +12,8 @@ class LiveRequest:
         self.params = request.params
         self.open_samples = set(range(request.params.n))
         self.admitted_at: float | None = None
+        num_top = request.params.prompt_logprobs
+        self.scores = None if num_top is None else PromptScores(num_top)
         self._rule_set = request.rules
         self._rules: dict[int, SampleRules] = {}
 

@@ -28,6 +28,7 @@ from treeserve.types import (
     Finished,
     Generation,
     Prompt,
+    PromptLogprobs,
     PromptTree,
     Sample,
     SamplingParams,
@@ -204,17 +205,22 @@ class _Gathered:
     def __init__(self, encoded: EncodedPrompt) -> None:
         self._deltas: list[list[Delta]] = [[] for _ in range(encoded.request.params.n)]
         self._finished: Finished | None = None
+        self._is_scored = encoded.request.params.prompt_logprobs is not None
+        self._prompt_logprobs: list[TokenLogprob] = []
 
     def push(self, item: Item) -> None:
         if isinstance(item, Finished):
             self._finished = item
+        elif isinstance(item, PromptLogprobs):
+            self._prompt_logprobs += item.logprobs
         else:
             self._deltas[item.sample_index].append(item)
 
     def generation(self, path: tuple[int, ...]) -> Generation:
         assert self._finished is not None
         samples = tuple(_sample(index, deltas) for index, deltas in enumerate(self._deltas))
-        return Generation(samples=samples, usage=self._finished.usage, path=path)
+        scored = tuple(self._prompt_logprobs) if self._is_scored else None
+        return Generation(samples, self._finished.usage, path, scored)
 
 
 def _sample(index: int, deltas: list[Delta]) -> Sample:

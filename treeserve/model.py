@@ -17,6 +17,7 @@ from transformers import (
 from treeserve.config import ModelConfig
 from treeserve.embedded import MODEL_FOLDER
 from treeserve.errors import ConfigError, ModelError
+from treeserve.output_head import OutputHead
 from treeserve.probe import AttentionLayer, probe_model
 from treeserve.step_relay import StepNotPassed, relay_step
 
@@ -60,6 +61,7 @@ class LoadedModel:
 
     name: str
     module: PreTrainedModel
+    head: OutputHead
     layers: tuple[AttentionLayer, ...]
     vocabulary_size: int
     max_positions: int
@@ -142,6 +144,7 @@ def adopt_model(name: str, module: PreTrainedModel) -> LoadedModel:
     return LoadedModel(
         name=name,
         module=module,
+        head=OutputHead(module),
         layers=_attach_attention(name, module),
         vocabulary_size=config.vocab_size,
         max_positions=config.max_position_embeddings,

@@ -1,7 +1,8 @@
 """Reads a tree of prompts from a JSON file, with errors that name the file and the place in it.
 
 A node is an object: {"text": "…", "n": 4, "params": {"temperature": 0.7}, "branches": […]}. Only
-"text" is required. "params" takes the fields of SamplingParams except n, logit_bias and guidance.
+"text" is required. "params" takes the fields of SamplingParams except n, logit_bias, guidance and
+prompt_logprobs.
 Ranges are checked by `treeserve.request_checks`, like those of every other request.
 """
 

@@ -57,8 +57,10 @@ def check_params(params: SamplingParams, model: ModelLimits, host: RequestLimits
     _check_sampling(params, model.vocabulary_size)
     _check_penalties(params, model.vocabulary_size)
     _check_stopping(params, model, host.max_stop_strings)
-    if params.logprobs is not None:
-        check_int("logprobs", params.logprobs, 0, min(MAX_LOGPROBS, model.vocabulary_size))
+    for name in ("logprobs", "prompt_logprobs"):
+        num_top = getattr(params, name)
+        if num_top is not None:
+            check_int(name, num_top, 0, min(MAX_LOGPROBS, model.vocabulary_size))
     if params.guidance is not None:
         _check_guidance(params.guidance)
         if params.ignore_eos:

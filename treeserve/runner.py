@@ -15,7 +15,9 @@ from treeserve.model import LoadedModel
 from treeserve.sampler import Drawn, DrawnToken, DrawParams, DrawTable, draw_from_table
 from treeserve.scheduler.step import Step
 from treeserve.step_attention import StepAttention
+from treeserve.token_scores import ScoredPrompts, score_prompts
 from treeserve.transfer import send
+from treeserve.types import TokenLogprob
 
 
 class BrokenLogits(RuntimeError):
@@ -28,6 +30,7 @@ class Launched:
 
     step_number: int
     _drawn: Drawn | None
+    _scored: ScoredPrompts | None = None
 
     def read_sync(self) -> list[DrawnToken]:
         """Waits for the device, once; one token for each of the step's draws.
@@ -42,6 +45,18 @@ class Launched:
             number = self.step_number
             raise BrokenLogits(f"step {number}: the logits of a drawn row are not finite")
         return read.tokens
+
+    def read_scores_sync(self) -> list[TokenLogprob]:
+        """Waits for the device; one for each of the step's scores.
+
+        Raises:
+            BrokenLogits: One of them is not a number.
+        """
+        scored = [] if self._scored is None else self._scored.read_sync()
+        if scored is None:
+            number = self.step_number
+            raise BrokenLogits(f"step {number}: the logits of a prompt's row are not finite")
+        return scored
 
 
 class Runner:
@@ -76,10 +91,6 @@ class Runner:
         if capture is not None:
             self._graphs = DecodeGraphs(model, backend, capture, max_graph_rows)
 
-    def run(self, step: Step, draws: Sequence[DrawParams]) -> list[DrawnToken]:
-        """One forward pass and its draws: `launch`, and what it drew."""
-        return self.launch(step, draws).read_sync()
-
     @torch.inference_mode()
     def launch(self, step: Step, draws: Sequence[DrawParams]) -> "Launched":
         """Starts one forward pass and its draws; does not wait for the device.
@@ -95,30 +106,38 @@ class Runner:
         """
         # A launch that fails leaves nothing for later rows to stand on.
         last_drawn, self._last_drawn = self._last_drawn, None
-        logits = self._compute_logits(step, last_drawn)
+        logits, scored = self._compute_logits(step, last_drawn)
         for keep in step.keeps:
             self._kept[keep.kept_index].copy_(logits[keep.logits_index])
         if not len(step.draws):
-            return Launched(step.number, None)
+            return Launched(step.number, None, scored)
         drawn = self._draw(step, logits, draws)
         self._last_drawn = drawn.token_ids
-        return Launched(step.number, drawn)
+        return Launched(step.number, drawn, scored)
 
-    def _compute_logits(self, step: Step, last_drawn: Tensor | None) -> Tensor:
-        """[num_logits, vocabulary_size] float32"""
+    def _compute_logits(
+        self, step: Step, last_drawn: Tensor | None
+    ) -> tuple[Tensor, ScoredPrompts | None]:
+        """[num_logits, vocabulary_size] float32, and what the step says of prompts."""
         if step.num_rows == 0:
-            return self._kept[:0]
+            return self._kept[:0], None
         if self._slots is not None:
             self._slots.update(step.plan)
             if self._graphs is not None and self._cutter is not None:
                 logits = self._graphs.compute_logits(step, self._slots, self._cutter, last_drawn)
                 if logits is not None:
-                    return logits
+                    return logits, None
         batch = make_batch(
             step, self._model.device, self._backend, last_drawn, self._slots, self._cutter
         )
         attend = StepAttention(self._backend, batch)
-        return self._model.forward(batch.token_ids, batch.positions, batch.logits_rows, attend)
+        if step.scores is None:
+            rows = batch.logits_rows
+            return self._model.forward(batch.token_ids, batch.positions, rows, attend), None
+        head = self._model.head
+        states = head.hidden_states(batch.token_ids, batch.positions, attend)
+        logits = head.logits(states.index_select(0, batch.logits_rows))
+        return logits, score_prompts(step.scores, states, head.logits, self._model.vocabulary_size)
 
     def _draw(self, step: Step, logits: Tensor, draws: Sequence[DrawParams]) -> Drawn:
         if draws is not self._table.draws:

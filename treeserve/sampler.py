@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from treeserve.logit_rules import SampleRules, apply_rules
+from treeserve.token_scores import bits_of, score_tokens
 from treeserve.transfer import Readback, send
 from treeserve.types import SamplingParams, TokenLogprob
 
@@ -188,8 +189,11 @@ def draw_from_table(logits: Tensor, table: DrawTable, uniforms: Tensor) -> Drawn
             token_ids.index_copy_(0, group.rows, chosen)
     parts, num_top = [token_ids, is_finite.long()[None]], 0
     if table.wanted.draws:
-        own, ranks, values, indices = _logprobs(logits, token_ids, table.wanted)
-        parts += [_bits(own), ranks, _bits(values), indices.flatten()]
+        rows, num_most = table.wanted.rows, max(table.wanted.counts)
+        own, ranks, values, indices = score_tokens(
+            _rows_of(logits, rows), _rows_of(token_ids, rows), num_most
+        )
+        parts += [bits_of(own), ranks, bits_of(values), indices.flatten()]
         num_top = indices.shape[-1]
     return Drawn(token_ids, Readback(torch.cat(parts)), table.wanted, num_top)
 
@@ -278,19 +282,3 @@ def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     indices = torch.searchsorted(cdf, targets, right=True).squeeze(-1)
     last = (cdf < cdf[:, -1:]).sum(dim=-1)
     return torch.minimum(indices, last)
-
-
-def _logprobs(
-    logits: Tensor, token_ids: Tensor, wanted: _Wanted
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[num_wanted] drawn tokens, their ranks; [num_wanted, num_top] the likeliest, and which."""
-    table = torch.log_softmax(_rows_of(logits, wanted.rows), dim=-1)
-    own = table.gather(-1, _rows_of(token_ids, wanted.rows)[:, None])
-    ranks = 1 + (table > own).sum(dim=-1)
-    values, indices = table.topk(min(max(wanted.counts), table.shape[-1]), dim=-1)
-    return own, ranks, values, indices
-
-
-def _bits(values: Tensor) -> Tensor:
-    """Floats as what packs with integers."""
-    return values.double().flatten().view(torch.int64)

@@ -5,7 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from treeserve.engine_messages import EngineEvent, PromptProgress, RequestEnded, TokenEvent
+from treeserve.engine_messages import (
+    EngineEvent,
+    PromptProgress,
+    PromptScored,
+    RequestEnded,
+    TokenEvent,
+)
 from treeserve.prompt import EncodedPrompt
 from treeserve.scheduler.request import PromptUsage
 from treeserve.tokenizer import TextDecoder, Tokenizer
@@ -15,13 +21,14 @@ from treeserve.types import (
     Finished,
     FinishReason,
     Progress,
+    PromptLogprobs,
     SampleTimings,
     Started,
     TokenLogprob,
     Usage,
 )
 
-Item = Delta | Finished
+Item = PromptLogprobs | Delta | Finished
 """What a stream of texts consists of."""
 
 
@@ -160,6 +167,8 @@ class TextStreams:
         match event:
             case PromptProgress():
                 yield stream.progress(event)
+            case PromptScored():
+                yield PromptLogprobs(stream.path, event.logprobs)
             case RequestEnded():
                 self.open_requests.discard(event.request_id)
                 yield from stream.finish(event)

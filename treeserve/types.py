@@ -103,6 +103,9 @@ class SamplingParams:
     """Go on past the model's own end-of-text tokens."""
     logprobs: int | None = None
     """None: no log-probabilities. k: of each drawn token, and of the k likeliest beside it."""
+    prompt_logprobs: int | None = None
+    """The same of each prompt token but the first, before any is drawn. What is cached of the
+    prompt is computed once more for that. A fork without parameters does not inherit it."""
     guidance: Guidance | None = None
     """None: any text."""
 
@@ -153,26 +156,8 @@ class SampleName:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestSize:
-    """What the prompts of one call may come to."""
-
-    tokens_by_path: tuple[tuple[tuple[int, ...], int], ...]
-    """Of every prompt, its path in the tree, and its tokens and n × max_tokens together."""
-    first_request_id: str = ""
-    """The engine's, of the first prompt."""
-
-    @property
-    def num_requests(self) -> int:
-        return len(self.tokens_by_path)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(num_tokens for _, num_tokens in self.tokens_by_path)
-
-
-@dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of one drawn token, before penalties, temperature and truncation."""
+    """Natural-log probability of one token, before penalties, temperature and truncation."""
 
     token_id: int
     logprob: float
@@ -236,6 +221,8 @@ class Generation:
     usage: Usage
     path: tuple[int, ...] = ()
     """Of a tree: the index of the branch at each level; () is the trunk itself."""
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each prompt token but the first, if asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +367,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """How likely the next tokens of a prompt are; its second token is the first that is told of."""
+
+    path: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TreeFinished:
     """All samples of a tree have ended."""
 
@@ -387,5 +382,5 @@ class TreeFinished:
     """Each of its tokens counted once, however many of its prompts begin with it."""
 
 
-StreamEvent: TypeAlias = Started | Progress | Delta | Finished | TreeFinished
+StreamEvent: TypeAlias = Started | Progress | PromptLogprobs | Delta | Finished | TreeFinished
 """What a server's stream tells: Started, Progress, Deltas, Finished for each prompt."""

@@ -33,6 +33,7 @@ SAYS = {
     "The first": "1 (length|stop) ",
     "Trees": "28 tokens need not be computed|\\(1,\\)",
     "Tokens, prefixes and the tree": "Read a number.",
+    "Administration": "ready .*(.|\\n)* was the level before\\n.*\\nDrained\\(all_ended=True",
     "TLS and keys": "Completion\\(",
     "Timeouts, errors and retries": "top_p - must be .*\\nNOT_FOUND .* None",
     "Without treeserve: reflection": "treeserve.v1.TreeService(.|\\n)*completion_tokens: [1-9]",
@@ -40,7 +41,7 @@ SAYS = {
 
 
 def test_every_heading_that_promises_an_example_has_one():
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
     assert set(SAYS) <= set(EXAMPLES)
 
 
@@ -60,6 +61,7 @@ async def test_the_examples_run(heading, options, tmp_path, monkeypatch, capsys)
         port = house.server.grpc_address.port
         code = code.replace("treeserve.example:50051", f"localhost:{port}")
         code = code.replace("127.0.0.1:50051", f"127.0.0.1:{port}")
+        code = code.replace("127.0.0.1:50052", str(house.server.side.admin_address))
         await asyncio.to_thread(exec, compile(code, heading, "exec"), {"__name__": "example"})
         await house.check()
     assert re.search(SAYS.get(heading, "."), capsys.readouterr().out)

@@ -10,6 +10,7 @@ import pytest
 
 from treeserve import LLM, SamplingParams
 from treeserve.commands.main import main
+from treeserve.engine import Engine
 from treeserve.runner import Runner
 
 
@@ -37,7 +38,7 @@ def test_overlap_can_be_asked_for_and_changes_no_text(capsys, model, monkeypatch
     same = "abc", "--model", model, "--max-tokens", "6", "--seed", "4", "--ignore-eos"
     assert run(*same, "--overlap", "off") == 0
     expected = capsys.readouterr().out
-    monkeypatch.delattr(Runner, "run")
+    monkeypatch.delattr(Engine, "_run")
     assert run(*same, "--overlap", "on") == 0
     assert capsys.readouterr().out == expected
 
@@ -103,7 +104,7 @@ def test_options_out_of_range_are_named(capsys, model, options, words):
 
 def test_an_interrupt_ends_it_quietly(capsys, model, monkeypatch):
     """It arrives while a step runs, which is then allowed to end."""
-    run_step = Runner.run
+    run_step = Runner.launch
     handler_before = signal.getsignal(signal.SIGINT)
 
     def interrupted(self, *arguments):
@@ -111,7 +112,7 @@ def test_an_interrupt_ends_it_quietly(capsys, model, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         return run_step(self, *arguments)
 
-    monkeypatch.setattr(Runner, "run", interrupted)
+    monkeypatch.setattr(Runner, "launch", interrupted)
     assert run("abc", "--model", model, "--max-tokens", "9", "--ignore-eos") == 130
     assert capsys.readouterr().err == ""
     assert signal.getsignal(signal.SIGINT) is handler_before

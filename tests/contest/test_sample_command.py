@@ -203,7 +203,7 @@ def test_an_interrupt_keeps_what_is_done(sampling, tmp_path, monkeypatch, capsys
     """It arrives while a step runs, which is then allowed to end."""
     whole = tmp_path / "whole.jsonl"
     assert sampling.sample(output=whole) == 0
-    run_step, steps = Runner.run, []
+    run_step, steps = Runner.launch, []
     handler_before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(self, *arguments):
@@ -214,7 +214,7 @@ def test_an_interrupt_keeps_what_is_done(sampling, tmp_path, monkeypatch, capsys
 
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(Runner, "run", interrupted)
+            patched.setattr(Runner, "launch", interrupted)
             capsys.readouterr()
             assert sampling.sample("--max-running", "16") == 130
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -230,7 +230,7 @@ def test_an_interrupt_keeps_what_is_done(sampling, tmp_path, monkeypatch, capsys
 
 
 def test_samples_of_a_step_that_fails_are_drawn_by_the_next_run(sampling, monkeypatch, capsys):
-    run_step, steps = Runner.run, []
+    run_step, steps = Runner.launch, []
 
     def failing(self, *arguments):
         steps.append(1)
@@ -239,7 +239,7 @@ def test_samples_of_a_step_that_fails_are_drawn_by_the_next_run(sampling, monkey
         return run_step(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Runner, "run", failing)
+        patched.setattr(Runner, "launch", failing)
         assert sampling.sample("--max-running", "16") == 1
     out = capsys.readouterr().out
     assert " samples could not be drawn; the same command draws them again" in out

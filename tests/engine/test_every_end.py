@@ -71,14 +71,14 @@ class Calls:
 def test_every_request_ends_once_whatever_happens(checkpoint_of, monkeypatch, seed):
     llm = make(checkpoint_of, num_pages=24, reserve=0.0, token_budget=9)
     calls = Calls(llm, seed)
-    run = llm.engine._runner.run
+    launch = llm.engine._runner.launch
 
-    def run_or_fail(step, params):
+    def launch_or_fail(step, params):
         if step.number % 17 == 16:
             raise RuntimeError("out of luck")
-        return run(step, params)
+        return launch(step, params)
 
-    monkeypatch.setattr(llm.engine._runner, "run", run_or_fail)
+    monkeypatch.setattr(llm.engine._runner, "launch", launch_or_fail)
     for _ in range(60):
         [calls.add, calls.fork, calls.abort, calls.step][calls.random.integers(4)]()
     while llm.engine.has_work():

@@ -168,7 +168,7 @@ def test_tokens_go_from_one_launch_to_the_next_without_being_read(checkpoint_of,
     folder = checkpoint_of("llama")
     llm = make_llm(folder)
     runner = llm.engine._runner
-    run, num_drawn, seen = runner.run, [0], []
+    launch, num_drawn, seen = runner.launch, [0], []
 
     def unread(step, draws):
         if not step.num_prompt_rows and step.num_rows == num_drawn[0]:
@@ -176,9 +176,9 @@ def test_tokens_go_from_one_launch_to_the_next_without_being_read(checkpoint_of,
             step = replace(step, token_ids=named)
             seen.append(step.num_rows)
         num_drawn[0] = len(step.draws)
-        return run(step, draws)
+        return launch(step, draws)
 
-    runner.run = unread
+    runner.launch = unread
     told = drawn(llm.generate([TRUNK], params))
     assert told == drawn(without_graphs(make_llm(folder)).generate([TRUNK], params))
     assert len(seen) == 4

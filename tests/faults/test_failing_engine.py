@@ -76,10 +76,12 @@ async def test_only_those_in_the_failed_step_end_and_those_who_wait_are_served(
             return True
 
         with failing(house, fault, when):
+            all_run = asyncio.create_task(
+                house.step_with(lambda numbers: numbers.running_samples >= num_running)
+            )
             long = [house.generation.Generate(request(f"{k} {TRUNK}", 800)) for k in range(4)]
             started = [asyncio.create_task(collect(stream)) for stream in long]
-            while house.scheduler.counts().running_samples < num_running:
-                await asyncio.sleep(0.001)
+            await all_run
             short = [house.generation.Generate(request(f"{k}{TRUNK}", 9)) for k in range(8)]
             waited = await asyncio.gather(*(collect(stream) for stream in short))
             failed = await asyncio.gather(*started)

@@ -60,8 +60,7 @@ async def test_killed_clients_leave_nothing_and_others_do_not_notice(options):
             come = (visitors.enter_async_context(visitor(house, 40)) for _ in range(3))
             await asyncio.gather(*come)
             staying = asyncio.create_task(stay())
-            while house.scheduler.counts().running_samples <= 100:
-                await asyncio.sleep(0.001)
+            await house.step_with(lambda numbers: numbers.running_samples > 100)
         assert await staying == 300
         labels = {"method": "Generate", "code": "CANCELLED"}
         num_lost = house.metrics.registry.get_sample_value("treeserve_calls_total", labels)
@@ -174,9 +173,7 @@ async def test_slow_readers_are_cut_off_and_every_other_stream_draws_in_every_st
             return sum([len(s.token_ids) async for m in stream for s in m.samples])
 
         assert await asyncio.gather(*(read(number) for number in range(8))) == [150] * 8
-        async with asyncio.timeout(WAIT_SECONDS):
-            while house.server.num_calls:
-                await asyncio.sleep(0.005)
+        await house.calls_have_ended(WAIT_SECONDS)
         for stream in slow:
             with pytest.raises(grpc.aio.AioRpcError, match="the reader is too slow"):
                 [_ async for _ in stream]

@@ -207,11 +207,7 @@ async def test_data_loss_is_said_of_a_damaged_file(house):
     assert house.scheduler.counts().used_pages == 0
 
 
-async def test_unimplemented_is_said_of_what_is_defined_and_not_served(house):
-    """Of prompt log-probabilities, and of a method that there is not."""
-    params = pb.Parameters(output=pb.Output(prompt_logprobs=1))
-    outcome = await generate(house.generation, "a", metadata=house.own_key, params=params)
-    assert (outcome.code, "prompt_logprobs" in outcome.details) == ("UNIMPLEMENTED", True)
+async def test_unimplemented_is_said_of_a_method_that_there_is_not(house):
     unknown = house.channel.unary_unary("/treeserve.v1.GenerationService/Guess")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await unknown(b"", metadata=house.own_key)

@@ -47,6 +47,10 @@ class PaperDevice:
         self.num_prompt_rows = 0
         self.stored_prompts: list[Context] = []
         self.last_drawn: list[int] = []
+        self.asked: dict[str, int] = {}
+        """Prompt tokens of requests that draw nothing before those are scored."""
+        self.scored: dict[str, dict[int, Context]] = {}
+        self.num_scored = 0
 
     def run(self, step: Step) -> list[int]:
         token_ids = [t if t >= 0 else self.last_drawn[-1 - t] for t in step.token_ids.tolist()]
@@ -66,6 +70,7 @@ class PaperDevice:
         self.stored_prompts += [contexts[row] for row in stored if row >= first_prompt_row]
         self.num_rows += step.num_rows
         self.num_prompt_rows += step.num_prompt_rows
+        self._score(step, contexts)
         self.last_drawn = self._draw(step, [contexts[row] for row in step.logits_rows.tolist()])
         return self.last_drawn
 
@@ -102,6 +107,19 @@ class PaperDevice:
             contexts.append(tuple(token for token, _ in ordered))
         return contexts
 
+    def _score(self, step: Step, contexts: list[Context]) -> None:
+        """Of each prompt token that is asked for, what came before it and what it is."""
+        if step.scores is None:
+            return
+        rows, targets = step.scores.rows.tolist(), step.scores.targets.tolist()
+        assert len(set(zip(rows, targets, strict=True))) == len(rows), "scored twice in a step"
+        for part in step.scores.parts:
+            scored = self.scored.setdefault(part.request_id, {})
+            for position, entry in zip(part.positions.tolist(), part.scores.tolist(), strict=True):
+                assert len(contexts[rows[entry]]) == position, "a row of another position"
+                scored[position] = (*contexts[rows[entry]], targets[entry])
+        self.num_scored += len(rows)
+
     def _draw(self, step: Step, logits: list[Context]) -> list[int]:
         targets = [keep.kept_index for keep in step.keeps]
         assert len(set(targets)) == len(targets), "two keeps in one entry"
@@ -116,6 +134,8 @@ class PaperDevice:
             context = table[source]
             assert context is not None, "drawn from an entry that nobody kept"
             assert len(context) == position, "logits of another position"
+            num_scored = len(self.scored.get(key.request_id, ()))
+            assert num_scored >= self.asked.get(key.request_id, 1) - 1, f"{key} draws too soon"
             tokens.append(next_token(context, key.sample_index, self.alphabet))
         return tokens
 
@@ -147,6 +167,13 @@ def complete(scheduler: Scheduler, step: Step, tokens: Sequence[int]) -> list[Up
         assert end is None or (end.request_id, end.sample_index) == key
         updates.append(Update(*key, token, None if end is None else end.reason))
     return updates
+
+
+def assert_scored(device: PaperDevice, request: ScheduledRequest) -> None:
+    """Every token of its prompt but the first was scored after all that comes before it."""
+    prompt = tuple(request.prompt.tolist())
+    wanted = {end - 1: prompt[:end] for end in range(2, len(prompt) + 1)}
+    assert device.scored.get(request.request_id, {}) == wanted
 
 
 def run_until_idle(

@@ -6,6 +6,7 @@ import numpy as np
 from kv_on_paper import (
     PaperDevice,
     Update,
+    assert_scored,
     complete,
     drawn,
     make_device,
@@ -100,10 +101,13 @@ class Traffic:
                 num_public_tokens=min(num_public, len(prompt[:70])),
                 tenant=tenant,
                 priority=int(self.random.integers(-1, 3)),
+                prompt_logprobs=0 if self.random.random() < 0.2 else None,
                 deadline=self.now + 2 if self.random.random() < 0.05 else None,
             )
             self.scheduler.add(each)
             self.requests[each.request_id] = each
+            if each.prompt_logprobs is not None:
+                self.device.asked[each.request_id] = len(each.prompt)
             self._done()
 
     def fork(self) -> None:
@@ -191,6 +195,9 @@ class Traffic:
         """Every sample drew what it would have drawn alone, as far as it was let."""
         outputs = drawn(self.updates)
         for request_id, each in self.requests.items():
+            was_drawn = any((request_id, index) in outputs for index in range(each.num_samples))
+            if each.prompt_logprobs is not None and was_drawn:
+                assert_scored(self.device, each)
             for index in range(each.num_samples):
                 alone = run_alone(each, index, self.alphabet)
                 got = outputs.get((request_id, index), ())

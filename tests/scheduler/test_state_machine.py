@@ -13,6 +13,7 @@ from hypothesis.stateful import (
 from kv_on_paper import (
     Context,
     Update,
+    assert_scored,
     complete,
     make_device,
     refused,
@@ -83,6 +84,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(["a", "b"]),
         priority=st.sampled_from([0, 0, 2, -1]),
         patience=st.sampled_from([None, None, 0.5, 4.0]),
+        prompt_logprobs=st.sampled_from([None, None, 0]),
     )
     def add(self, trunk, cut, suffix, n, max_tokens, stop, public, patience, **options):
         prompt = [*trunk[:cut], *suffix] or [0]
@@ -280,6 +282,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _add(self, prompt, **options):
         each = request(f"r{len(self.requests)}", prompt, **options)
         self.scheduler.add(each)
+        if each.prompt_logprobs is not None:
+            self.device.asked[each.request_id] = len(each.prompt)
         self._expect(each)
 
     def _expect(self, each):
@@ -292,6 +296,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _fold_back(self, update: Update, *, may_ask_usage: bool = True):
         left = self.alive[update.request_id][update.sample_index]
+        if update.request_id in self.device.asked:
+            assert_scored(self.device, self.requests[update.request_id])
         assert update.token_id == left.pop(0)
         self.drawn[update.request_id, update.sample_index].append(update.token_id)
         assert (update.finish_reason is not None) == (not left)

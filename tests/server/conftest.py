@@ -11,6 +11,7 @@ from treeserve.client import AsyncClient
 from treeserve.errors import InvalidRequest
 from treeserve.metrics import Metrics
 from treeserve.pb import generation_pb2_grpc
+from treeserve.request_size import RequestSize
 from treeserve.server.app import Server
 from treeserve.server.config import Address, LoadConfig, ServerConfig
 from treeserve.types import (
@@ -20,7 +21,6 @@ from treeserve.types import (
     FinishReason,
     PromptTree,
     RequestOptions,
-    RequestSize,
     SamplingParams,
     Usage,
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,6 +76,7 @@ class House:
     metrics: Metrics
 
     def __post_init__(self) -> None:
+        self.awaited: tuple | None = None
         self.keys: dict[str, tuple[tuple[str, str], ...]] = {}
         self.own_key = key = self.key_of(HOME)
         self.generation = WithKey(generation_pb2_grpc.GenerationServiceStub(self.channel), key)
@@ -128,9 +129,19 @@ class House:
 
     async def calls_have_ended(self, within_seconds: float) -> None:
         """Waits for it: a client knows of the end of a call a little before the server does."""
-        async with asyncio.timeout(within_seconds):
-            while self.server.num_calls:
-                await asyncio.sleep(0.005)
+        assert await self.server._calls.wait_until_empty(within_seconds)
+
+    async def step_with(self, is_it: Callable[[StepNumbers], bool]) -> None:
+        """Waits for the end of a step with such numbers."""
+        self.awaited = awaited = (is_it, asyncio.get_running_loop(), asyncio.Event())
+        async with asyncio.timeout(60):
+            await awaited[2].wait()
+
+    def observe(self, numbers: StepNumbers) -> None:
+        """Called in the engine's thread after every step."""
+        if self.awaited is not None and self.awaited[0](numbers):
+            (_, loop, event), self.awaited = self.awaited, None
+            loop.call_soon_threadsafe(event.set)
 
     async def check(self) -> None:
         """The books balance, and nothing is held by anybody."""
@@ -180,6 +191,7 @@ async def running_house(
         def observe(numbers: StepNumbers) -> None:
             metrics.observe_step(numbers)
             watch.observe(numbers, built.engine.scheduler.is_waiting)
+            house.observe(numbers)
 
         loop = EngineLoop(built.engine, observe)
         loop.start()
@@ -197,8 +209,9 @@ async def running_house(
             grpc.aio.insecure_channel(str(server.side.admin_address)) as admin_channel,
         ):
             channels = channel, admin_channel
+            house = House(server, built, loop, backstage, folder, key_file, *channels, metrics)
             try:
-                yield House(server, built, loop, backstage, folder, key_file, *channels, metrics)
+                yield house
             finally:
                 await server.stop()
                 loop.stop()

@@ -4,9 +4,19 @@ import asyncio
 
 import pytest
 
-from treeserve.server.batching import MAX_DELTAS, batched
+from treeserve.server.batching import MAX_DELTAS, MAX_MESSAGE_BYTES, batched
 from treeserve.server.refusals import ReaderTooSlow
-from treeserve.types import Delta, Echo, Finished, OutputOptions, Started, Usage
+from treeserve.server.respond import GenerateWriter
+from treeserve.types import (
+    Delta,
+    Echo,
+    Finished,
+    OutputOptions,
+    PromptLogprobs,
+    Started,
+    TokenLogprob,
+    Usage,
+)
 
 USAGE = Usage(1, 0, 0, 1, 1)
 
@@ -93,6 +103,26 @@ async def test_a_batch_has_a_largest_size():
     async with batched(stream()) as batches:
         sizes = [len(batch[0].deltas) async for batch in batches]
     assert sizes == [MAX_DELTAS, 5]
+
+
+async def test_scores_of_a_long_prompt_come_in_messages_that_every_client_takes():
+    """All together they are more than the 4 MiB that gRPC clients take by default."""
+    top = tuple((100_000 + index, -1.5) for index in range(20))
+    told = tuple(TokenLogprob(100_000 + index, -2.5, top, 9) for index in range(1024))
+
+    async def stream():
+        for _ in range(16):
+            yield PromptLogprobs((), told)
+
+    writer, sizes, token_ids = GenerateWriter(), [], []
+    async with batched(stream(), 1 << 30) as batches:
+        async for [events] in batches:
+            message = writer.write(events)
+            sizes.append(message.ByteSize())
+            token_ids += [entry.token_id for entry in message.prompt_logprobs]
+    assert sum(sizes) > 4 << 20
+    assert max(sizes) < 2 * MAX_MESSAGE_BYTES
+    assert token_ids == [entry.token_id for entry in told] * 16
 
 
 async def test_an_error_comes_after_what_came_before_it():

@@ -36,6 +36,7 @@ ALL_PARAMS = SamplingParams(
     include_stop=True,
     min_tokens=2,
     time_limit_seconds=1.5,
+    prompt_logprobs=3,
     guidance=Guidance("choice", ("a", "b")),
 )
 CHAT = Chat((Message("system", "be brief"), Message("user", "hi")))

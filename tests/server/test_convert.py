@@ -2,7 +2,7 @@
 
 import pytest
 
-from treeserve.errors import InvalidRequest, NotImplementedYet
+from treeserve.errors import InvalidRequest
 from treeserve.pb import generation_pb2 as pb
 from treeserve.server.batching import PromptEvents
 from treeserve.server.convert import (
@@ -62,7 +62,9 @@ PARAMS = pb.Parameters(
         min_tokens=2,
         time_limit_seconds=1.5,
     ),
-    output=pb.Output(logprobs=2, token_ids=False, usage=False, echo=True, progress=True),
+    output=pb.Output(
+        logprobs=2, prompt_logprobs=4, token_ids=False, usage=False, echo=True, progress=True
+    ),
     guidance=pb.Guidance(choice=pb.Choice(choices=["a", "b"])),
 )
 READ_PARAMS = SamplingParams(
@@ -83,6 +85,7 @@ READ_PARAMS = SamplingParams(
     min_tokens=2,
     time_limit_seconds=1.5,
     logprobs=2,
+    prompt_logprobs=4,
     guidance=Guidance("choice", ("a", "b")),
 )
 READ_OUTPUT = OutputOptions(token_ids=False, usage=False, echo=True, progress=True)
@@ -94,11 +97,8 @@ READ_CHAT = Chat((Message("user", "hi"),))
 
 def test_the_messages_above_set_every_field():
     """A field that is added to the messages has to be added to the conversion too."""
-    for section in (PARAMS.sampling, PARAMS.stopping, OPTIONS):
+    for section in (PARAMS.sampling, PARAMS.stopping, PARAMS.output, OPTIONS):
         assert len(section.ListFields()) == len(section.DESCRIPTOR.fields)
-    unset = {field.name for field in PARAMS.output.DESCRIPTOR.fields}
-    unset -= {field.name for field, _ in PARAMS.output.ListFields()}
-    assert unset == {"prompt_logprobs"}
 
 
 def test_what_is_unset_has_the_defaults_of_the_python_api():
@@ -126,12 +126,6 @@ def test_guidance_without_a_guide_is_refused():
     with pytest.raises(InvalidRequest) as caught:
         read_generate(pb.GenerateRequest(text="a", params=params).SerializeToString())
     assert proto_path(caught.value.field) == "params.guidance.guide"
-
-
-def test_prompt_logprobs_are_refused_by_name():
-    params = pb.Parameters(output=pb.Output(prompt_logprobs=0))
-    with pytest.raises(NotImplementedYet, match=r"params.output.prompt_logprobs"):
-        read_generate(pb.GenerateRequest(text="a", params=params).SerializeToString())
 
 
 def test_a_chat_arrives():

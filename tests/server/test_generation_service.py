@@ -278,8 +278,8 @@ async def test_a_chat_without_a_template_says_what_to_do(service):
     assert "no chat template; give the prompt as text" in error.details()
 
 
-async def test_what_is_not_served_is_named(service):
-    params = pb.Parameters(output=pb.Output(prompt_logprobs=1))
+async def test_too_many_prompt_logprobs_are_refused_by_name(service):
+    params = pb.Parameters(output=pb.Output(prompt_logprobs=21))
     error = await error_of(service.stub.Generate(pb.GenerateRequest(text="a", params=params)))
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "params.output.prompt_logprobs" in error.details()
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "params.output.prompt_logprobs: must be between 0 and 20" in error.details()

@@ -9,11 +9,14 @@ from server.listening import connected, generate, listening, outcome_of
 from treeserve.errors import InvalidRequest
 from treeserve.pb import generation_pb2 as pb
 from treeserve.pb import generation_pb2_grpc
+from treeserve.request_size import RequestSize
 from treeserve.server.config import LoadConfig
 from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.refusals import Overloaded
 from treeserve.server.waiting import WaitingRoom
-from treeserve.types import RequestSize, StepNumbers
+from treeserve.types import (
+    StepNumbers,
+)
 
 PACE = StepNumbers(
     running_samples=1,

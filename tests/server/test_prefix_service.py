@@ -186,7 +186,7 @@ async def test_a_step_that_fails_ends_the_call_and_nothing_is_saved(house, monke
         raise RuntimeError("the device is on fire")
 
     with monkeypatch.context() as patch:
-        patch.setattr(house.built.engine._runner, "run", fail)
+        patch.setattr(house.built.engine._runner, "launch", fail)
         for call in (
             house.prefix.Warm(pb.WarmRequest(prefix=prefix(TEXT))),
             house.prefix.Save(pb.SaveRequest(name="n", prefix=prefix(TEXT))),

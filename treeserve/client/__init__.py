@@ -1,8 +1,11 @@
 """Clients of a treeserve server, blocking and for asyncio, in the words of the Python API."""
 
+from treeserve.client.admin_calls import Costs, Drained, LogLevel, ServerStatus
+from treeserve.client.async_admin import AsyncAdminClient
 from treeserve.client.async_stream import AsyncStream
 from treeserve.client.asynchronous import AsyncClient
 from treeserve.client.blocking import Client
+from treeserve.client.blocking_admin import AdminClient
 from treeserve.client.blocking_stream import Stream
 from treeserve.client.endpoint import Tls
 from treeserve.client.gathering import Completion, DrawnSample, SampleHandle
@@ -20,11 +23,16 @@ from treeserve.client.tree_calls import PlannedNode, PlannedStep, PlanTotals
 from treeserve.inspection import NodeUse, TreeNode, TreeView
 
 __all__ = [
+    "AdminClient",
+    "AsyncAdminClient",
     "AsyncClient",
     "AsyncStream",
     "Client",
     "Completion",
+    "Costs",
+    "Drained",
     "DrawnSample",
+    "LogLevel",
     "NodeUse",
     "PlanTotals",
     "PlannedNode",
@@ -38,6 +46,7 @@ __all__ = [
     "SampleHandle",
     "SavedPrefix",
     "SavedPrefixes",
+    "ServerStatus",
     "Stream",
     "Tls",
     "TreeNode",

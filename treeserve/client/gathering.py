@@ -9,6 +9,7 @@ from treeserve.types import (
     Finished,
     FinishReason,
     OutputOptions,
+    PromptLogprobs,
     SampleName,
     SampleTimings,
     SamplingParams,
@@ -95,6 +96,8 @@ class Completion(Generic[StreamT]):
     """Of a tree: the index of the branch at each level; () is the trunk itself."""
     started: Started
     """Its request id, seed, prompt tokens, and the prompt as it was read, if asked for."""
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each prompt token but the first, if asked for; None also where there is no other."""
 
 
 @dataclass(slots=True)
@@ -130,6 +133,7 @@ class Gathering(Generic[StreamT]):
         self._forks = forks
         self._growing: dict[tuple[tuple[int, ...], int], _Growing] = defaultdict(_Growing)
         self._usages: dict[tuple[int, ...], Usage] = {}
+        self._scored: dict[tuple[int, ...], list[TokenLogprob]] = defaultdict(list)
         self.started: dict[tuple[int, ...], Started] = {}
         self.tree_usage: Usage | None = None
 
@@ -141,6 +145,8 @@ class Gathering(Generic[StreamT]):
             self.tree_usage = event.usage
         elif isinstance(event, Finished):
             self._usages[event.path] = event.usage
+        elif isinstance(event, PromptLogprobs) and keep_samples:
+            self._scored[event.path] += event.logprobs
         elif isinstance(event, Delta) and keep_samples:
             self._growing[event.path, event.sample_index].deltas.append(event)
 
@@ -169,6 +175,12 @@ class Gathering(Generic[StreamT]):
             name = SampleName(self.started[path].request_id, path, index)
             samples[path].append(growing.drawn(name, self._forks))
         return [
-            Completion(tuple(samples[path]), self._usages.get(path), path, self.started[path])
+            Completion(
+                tuple(samples[path]),
+                self._usages.get(path),
+                path,
+                self.started[path],
+                tuple(self._scored[path]) if path in self._scored else None,
+            )
             for path in sorted(self.started)
         ]

@@ -10,6 +10,7 @@ from treeserve.types import (
     FinishReason,
     OutputOptions,
     Progress,
+    PromptLogprobs,
     SampleTimings,
     Started,
     StreamEvent,
@@ -38,6 +39,8 @@ def read_events(response: pb.GenerateResponse | pb.GenerateTreeResponse) -> Iter
     if response.HasField("progress"):
         progress = response.progress
         yield Progress(path, progress.computed_tokens, progress.prompt_tokens)
+    if response.prompt_logprobs:
+        yield PromptLogprobs(path, tuple(map(_read_logprob, response.prompt_logprobs)))
     for sample in response.samples:
         yield _read_delta(path, sample)
     if response.HasField("usage"):

@@ -20,6 +20,6 @@ SECTIONS = {
         "min_tokens",
         "time_limit_seconds",
     ),
-    "output": ("logprobs",),
+    "output": ("logprobs", "prompt_logprobs"),
 }
 OUTPUTS = ("token_ids", "usage", "echo", "progress")

@@ -22,6 +22,7 @@ from treeserve.commands.options import (
 from treeserve.commands.report import JsonReport, LiveReport, Report, SampleReport, total_usage
 from treeserve.errors import ConfigError, InvalidRequest
 from treeserve.prompt_tree import read_tree_file, tree_file_error
+from treeserve.text_stream import Item
 from treeserve.types import Delta, Finished, PromptTree, SamplingParams, Sharing
 
 Work: TypeAlias = str | PromptTree
@@ -161,11 +162,12 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
     _show(args, report, start, llm.sharing)
 
 
-def _interruptible(stream: Iterator[Delta | Finished]) -> Generator[Delta | Finished, None, None]:
+def _interruptible(stream: Iterator[Item]) -> Generator[Delta | Finished, None, None]:
     """Let an interrupt wait until the step that runs has ended; a second one does not wait."""
     with DeferredInterrupt() as interrupt:
         for event in stream:
-            yield event
+            if isinstance(event, Delta | Finished):
+                yield event
             if interrupt.is_asked:
                 raise KeyboardInterrupt
 

@@ -25,13 +25,18 @@ from treeserve.prefixes.fingerprint import Fingerprint
 from treeserve.prefixes.folder import PrefixFolder, SavedEntry
 from treeserve.prefixes.saved_file import MAX_HEADER_BYTES, KVLimits, SavedKV, pack, unpack
 from treeserve.prompt import Prompter
+from treeserve.request_size import RequestSize
 from treeserve.scheduler.request import PromptUsage
 from treeserve.scheduler.step import Int32Array
 from treeserve.scheduler.tree.computed import Inserted, computed_slots, insert_computed
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.radix_tree import RadixTree
 from treeserve.scheduler.tree.retention import RetainedPrefix
-from treeserve.types import FinishReason, Prompt, RequestSize, SamplingParams
+from treeserve.types import (
+    FinishReason,
+    Prompt,
+    SamplingParams,
+)
 
 MAX_WEIGHT = 1000.0
 MAX_TTL_SECONDS = 7 * 24 * 3600.0

@@ -71,7 +71,9 @@ class Server:
         waiting = WaitingRoom(load.max_waiting_requests, load.max_waiting_tokens, self._watch)
         self._calls = Calls(load.max_calls, waiting.retry_seconds)
         doors = Doors(self.doorkeeper, self._calls, Quotas(), waiting, self._watch)
-        endings = Endings(self._calls, metrics, tracing, request_log=config.request_log)
+        self._endings = endings = Endings(
+            self._calls, metrics, tracing, request_log=config.request_log
+        )
         self._service = GenerationService(doors, endings, metrics, config)
         self.side = SideServices(doors, endings, config, self.drain)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
@@ -96,8 +98,14 @@ class Server:
         return self._engine_is_alive() and stalled_seconds < self._config.stall_seconds
 
     def reload(self, *, only_if_changed: bool = False) -> None:
-        """Read keys and certificates again; what is wrong is logged, and the old ones stay."""
+        """Read keys and certificates again; what is wrong is logged, and the old ones stay.
+
+        Calls whose key is no longer valid end with UNAUTHENTICATED.
+        """
         self.doorkeeper.reload(only_if_changed=only_if_changed)
+        num_ended = self._endings.end_unless(self.doorkeeper.still_knows)
+        if num_ended:
+            logger.warning("ended %d calls whose API keys are no longer valid", num_ended)
         if self._tls is not None:
             self._tls.reload(only_if_changed=only_if_changed)
 

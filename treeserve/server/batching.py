@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from treeserve.server.config import DEFAULT_MAX_BUFFERED_BYTES
 from treeserve.server.contract import EventStream
@@ -12,14 +13,18 @@ from treeserve.types import (
     Delta,
     Finished,
     Progress,
+    PromptLogprobs,
     Started,
     StreamEvent,
+    TokenLogprob,
     TreeFinished,
     Usage,
 )
 
 MAX_DELTAS = 1024
-"""In one batch; it keeps messages well below the 4 MiB that gRPC clients take by default."""
+MAX_MESSAGE_BYTES = 1 << 20
+"""Both of one batch, about; they keep messages well below the 4 MiB that gRPC clients take by
+default. A single event may be larger."""
 
 
 @dataclass(slots=True)
@@ -36,11 +41,15 @@ class PromptEvents:
     """The last."""
     tree_usage: Usage | None = None
     """Set when all samples of the tree have ended; beside any path."""
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of the prompt's next tokens; before the deltas."""
 
     def add(self, event: StreamEvent) -> None:
         match event:
             case Delta():
                 self.deltas.append(event)
+            case PromptLogprobs():
+                self.prompt_logprobs += event.logprobs
             case Finished():
                 self.usage = event.usage
             case Started():
@@ -141,12 +150,14 @@ class _Buffer:
 
     def take(self) -> list[StreamEvent]:
         """The oldest events, as many as one message may carry."""
-        if len(self._events) <= MAX_DELTAS:
+        if len(self._events) <= MAX_DELTAS and self._num_bytes <= MAX_MESSAGE_BYTES:
             taken, self._events = self._events, []
             self._num_bytes = 0
             return taken
-        taken = self._events[:MAX_DELTAS]
-        del self._events[:MAX_DELTAS]
+        ends = accumulate(map(_bytes_of, self._events[:MAX_DELTAS]))
+        num_taken = max(1, sum(end <= MAX_MESSAGE_BYTES for end in ends))
+        taken = self._events[:num_taken]
+        del self._events[:num_taken]
         self._num_bytes -= sum(map(_bytes_of, taken))
         return taken
 
@@ -156,12 +167,16 @@ def _bytes_of(event: StreamEvent) -> int:
     if isinstance(event, Started):
         echo = event.echo
         return 64 + (0 if echo is None else len(echo.text) + 4 * len(echo.token_ids))
+    if isinstance(event, PromptLogprobs):
+        return _logprob_bytes(event.logprobs)
     if not isinstance(event, Delta):
         return 32
     num_bytes = 16 + len(event.text) + 4 * len(event.token_ids)
-    if event.logprobs:
-        num_bytes += 16 * sum(1 + len(entry.top) for entry in event.logprobs)
-    return num_bytes
+    return num_bytes + _logprob_bytes(event.logprobs or ())
+
+
+def _logprob_bytes(logprobs: Iterable[TokenLogprob]) -> int:
+    return 16 * sum(1 + len(entry.top) for entry in logprobs)
 
 
 async def _batches(

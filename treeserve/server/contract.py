@@ -4,13 +4,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
+from treeserve.request_size import RequestSize
 from treeserve.types import (
     Chat,
     OutputOptions,
     Prompt,
     PromptTree,
     RequestOptions,
-    RequestSize,
     SampleName,
     SamplingParams,
     StreamEvent,

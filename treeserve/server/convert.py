@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import Message as Protobuf
 
-from treeserve.errors import InvalidRequest, NotImplementedYet
+from treeserve.errors import InvalidRequest
 from treeserve.pb import generation_pb2 as pb
 from treeserve.server.wire import parse
 from treeserve.types import (
@@ -39,7 +39,7 @@ _SECTIONS = {
         "min_tokens",
         "time_limit_seconds",
     ),
-    "output": ("logprobs",),
+    "output": ("logprobs", "prompt_logprobs"),
 }
 """Where the protobuf Parameters keep the optional fields of SamplingParams."""
 
@@ -113,7 +113,6 @@ def read_generate(data: bytes) -> GenerateCall:
 
     Raises:
         InvalidRequest: If it is malformed or has no prompt. Ranges are checked later.
-        NotImplementedYet: If it asks for what is not served yet.
     """
     request = parse(pb.GenerateRequest, data)
     return GenerateCall(
@@ -236,8 +235,6 @@ def _read_node(node: pb.TreeNode, path: str, depth: int) -> PromptTree:
 
 
 def _read_params(message: pb.Parameters, n: int | None) -> SamplingParams:
-    if message.output.HasField("prompt_logprobs"):
-        raise NotImplementedYet("params.output.prompt_logprobs: is not served yet; leave it unset")
     given: dict[str, Any] = {} if n is None else {"n": n}
     for section_name, names in _SECTIONS.items():
         given |= _given(getattr(message, section_name), names)

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _SCHEME = "bearer "
 _NO_KEY = "a valid API key is needed, as metadata 'authorization: Bearer KEY'"
+KEY_NO_LONGER_VALID = "the API key of this call is no longer valid"
 _NO_CERTIFICATE = "a client certificate whose subject has a common name is needed"
 _COMMON_NAME = "x509_common_name"
 
@@ -75,6 +76,10 @@ class Doorkeeper:
         if key is None:
             raise Unauthenticated(_NO_KEY)
         return key.identity()
+
+    def still_knows(self, identity: Identity) -> bool:
+        """Whether a caller that was let in would still be; its key may have been revoked since."""
+        return not identity.key_id or self._keys.knows(identity)
 
     def require(self, identity: Identity, permission: Permission) -> None:
         """Raise Forbidden unless the caller has a permission."""

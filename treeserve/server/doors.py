@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from treeserve.request_size import RequestSize
 from treeserve.server.call_log import CallRecord
 from treeserve.server.calls import Calls
 from treeserve.server.doorkeeper import Doorkeeper
@@ -11,7 +12,10 @@ from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.identity import Identity, Permission
 from treeserve.server.quotas import Quotas
 from treeserve.server.waiting import Ticket, WaitingRoom
-from treeserve.types import Delta, Finished, RequestSize
+from treeserve.types import (
+    Delta,
+    Finished,
+)
 
 
 class Doors(NamedTuple):

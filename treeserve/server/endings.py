@@ -1,7 +1,7 @@
 """How calls end: for the caller, the metrics, the traces and the log."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -12,6 +12,9 @@ from treeserve.errors import EngineStopped
 from treeserve.metrics import Metrics
 from treeserve.server.call_log import REQUEST_ID, CallRecord, open_record, write_record
 from treeserve.server.calls import Calls, Phase
+from treeserve.server.doorkeeper import KEY_NO_LONGER_VALID
+from treeserve.server.identity import Identity
+from treeserve.server.refusals import Unauthenticated
 from treeserve.server.status import code_of, status_of
 from treeserve.server.tracing import Tracing
 
@@ -35,6 +38,20 @@ class Endings:
         self._metrics = metrics
         self._tracing = tracing
         self._request_log = request_log
+        self._running: dict[asyncio.Task[object], CallRecord] = {}
+        self._revoked: set[asyncio.Task[object]] = set()
+
+    def end_unless(self, is_known: Callable[[Identity], bool]) -> int:
+        """End the running calls of callers who are not known any more; how many there are."""
+        unknown = [
+            task
+            for task, record in self._running.items()
+            if task not in self._revoked and not is_known(record.identity)
+        ]
+        for task in unknown:
+            self._revoked.add(task)
+            task.cancel()
+        return len(unknown)
 
     @asynccontextmanager
     async def of(self, service: str, method: str, context: Context) -> AsyncIterator[CallRecord]:
@@ -48,21 +65,34 @@ class Endings:
         code = grpc.StatusCode.OK
         record = open_record(method, context.invocation_metadata(), service)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = record
         try:
             yield record
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
-            if self._calls.phase is not Phase.STOPPED or context.done():
+            why = None if context.done() else self._why_cut_short(task)
+            if why is None:
                 raise
-            code = grpc.StatusCode.UNAVAILABLE
-            error = EngineStopped("the server shut down before the call had ended")
-            await _abort(context, error, record)
+            code = code_of(why)
+            await _abort(context, why, record)
         except Exception as error:
             code = grpc.StatusCode.CANCELLED if context.done() else code_of(error)
             if not context.done():
                 await _abort(context, error, record)
         finally:
+            del self._running[task]
+            self._revoked.discard(task)
             self._tell(record, code.name)
+
+    def _why_cut_short(self, task: "asyncio.Task[object]") -> Exception | None:
+        """What the server tells a call that it ends itself; None: its caller did."""
+        if task in self._revoked:
+            return Unauthenticated(KEY_NO_LONGER_VALID)
+        if self._calls.phase is Phase.STOPPED:
+            return EngineStopped("the server shut down before the call had ended")
+        return None
 
     def _tell(self, record: CallRecord, code: str) -> None:
         self._metrics.observe_call(record.method, code)

@@ -55,6 +55,12 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def knows(self, identity: Identity, now: datetime | None = None) -> bool:
+        """Whether the key with which a caller came is still valid, and still its tenant's."""
+        key = self._keys.get(identity.key_id)
+        is_same = key is not None and key.tenant == identity.tenant
+        return is_same and key is not None and key.is_valid(now or datetime.now(UTC))
+
     def find(self, secret: str, now: datetime | None = None) -> ApiKey | None:
         """The valid key that a caller shows; None for a wrong, revoked or expired one.
 

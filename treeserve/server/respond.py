@@ -43,6 +43,7 @@ class GenerateWriter:
         return pb.GenerateResponse(
             started=_write_started(events.started),
             progress=_write_progress(events.progress),
+            prompt_logprobs=[_write_logprob(entry) for entry in events.prompt_logprobs],
             samples=[_write_delta(delta, self._output) for delta in events.deltas],
             usage=_write_usage(events.usage, self._output),
         )
@@ -63,6 +64,7 @@ class TreeWriter:
             path=events.path,
             started=_write_started(events.started),
             progress=_write_progress(events.progress),
+            prompt_logprobs=[_write_logprob(entry) for entry in events.prompt_logprobs],
             samples=[_write_delta(delta, output) for delta in events.deltas],
             usage=_write_usage(events.usage, output),
             tree_usage=_write_usage(events.tree_usage, _ALL),

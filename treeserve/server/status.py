@@ -17,7 +17,6 @@ from treeserve.errors import (
     InvalidRequest,
     NoRoom,
     NotFound,
-    NotImplementedYet,
     NotPossible,
 )
 from treeserve.server.convert import proto_path
@@ -44,7 +43,6 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     NotPossible: grpc.StatusCode.FAILED_PRECONDITION,
-    NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
     Damaged: grpc.StatusCode.DATA_LOSS,
 }
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from treeserve.errors import InvalidRequest
+from treeserve.request_size import RequestSize
 from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.refusals import Overloaded
-from treeserve.types import RequestSize
 
 _MAX_RETRY_SECONDS = 60.0
 
