@@ -1,11 +1,13 @@
 """`treeserve bench contest` with a tiny random model: the sides share what they say they share."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from treeserve.bench.contest import suite
-from treeserve.bench.contest.sides import SIDES, measure_side
+from treeserve.bench.contest.sides import SIDES, ContestFailed, Measured, measure_side
+from treeserve.bench.contest.so_far import ResultSoFar
 from treeserve.commands.main import main
 
 TINY = ["--shape", "tiny", "--problems", "3", "--samples", "4", "--max-tokens", "5"]
@@ -55,23 +57,75 @@ def test_sides_that_the_time_limit_leaves_out_are_said(capsys):
     assert "left out for the time limit: pages, trunk, tree-same-batch, tree" in out
 
 
-def test_no_time_is_shown_where_a_side_draws_something_else(capsys, monkeypatch):
-    def crooked(name, contest, *arguments):
-        seeds = contest.temperature if name == "tree" else 0.0
-        other = type(contest)(
-            contest.prompts,
-            contest.num_trunk_tokens,
-            contest.num_samples,
-            contest.max_tokens,
-            seeds,
-        )
-        return measure_side(name, other, *arguments)
+def test_a_run_that_breaks_off_keeps_its_sides_and_goes_on(capsys, tmp_path, monkeypatch):
+    """A large model takes hours, and each side is a part of them."""
+    file = tmp_path / "contest.json"
+    sides = ["--side", "pages", "--side", "trunk", "--side", "tree"]
+    kept = [*sides, "--output", str(file), "--go-on"]
 
+    def interrupted(name, *arguments, **options):
+        if name == "trunk":
+            raise KeyboardInterrupt
+        return measure_side(name, *arguments, **options)
+
+    monkeypatch.setattr(suite, "measure_side", interrupted)
+    assert bench(*kept) == 130
+    before = json.loads(file.read_text())["sides"]
+    assert list(before) == ["pages"]
+    monkeypatch.undo()
+    assert bench(*kept) == 0
+    result = json.loads(file.read_text())
+    assert list(result["sides"]) == ["pages", "trunk", "tree"]
+    assert {name: result["sides"][name] for name in before} == before
+    assert all(side["parted"] == 0 for side in result["sides"].values())
+    capsys.readouterr()
+    assert bench(*kept, "--temperature", "0.5", "--dtype", "bfloat16") == 2
+    assert "--go-on: the earlier result is of other dtype and temperature" in (
+        capsys.readouterr().err
+    )
+    assert json.loads(file.read_text()) == result
+
+
+def crooked(name, contest, *arguments, **options):
+    """The tree's samples are drawn at another temperature."""
+    temperature = contest.temperature if name == "tree" else 0.0
+    return measure_side(name, replace(contest, temperature=temperature), *arguments, **options)
+
+
+def test_no_time_is_shown_or_kept_where_a_side_draws_something_else(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(suite, "measure_side", crooked)
-    assert bench("--temperature", "5") == 1
+    file = tmp_path / "contest.json"
+    sides = ["--side", "trunk", "--side", "tree"]
+    assert bench(*sides, "--temperature", "5", "--output", str(file)) == 1
     captured = capsys.readouterr()
     assert "12 samples otherwise than the first side: no times are shown" in captured.err
     assert "trunk to tree" not in captured.out
+    assert "tree" not in json.loads(file.read_text())["sides"]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "parted", "is_refused"),
+    [
+        (0.0, range(8), False),
+        (0.0, range(9), True),
+        (0.8, [3], False),
+        (0.8, [3, 9], True),
+    ],
+)
+def test_where_rounding_decides_one_draw_may_part(temperature, parted, is_refused):
+    """Drawn greedily, the samples of one problem are one draw, and part together."""
+    settings = {"samples": 8}
+    so_far = ResultSoFar(settings, temperature == 0, None)
+    first = Measured(1.0, 0.5, 9, 1.0, 4, 9, 9, 9, 9, ((1, 2),) * 32)
+    so_far.add("pages", first, 0.0)
+    other = tuple((1, 3) if index in parted else (1, 2) for index in range(32))
+    if is_refused:
+        with pytest.raises(ContestFailed, match=f"drew {len(parted)} of 32 samples otherwise"):
+            so_far.add("tree", replace(first, samples=other), 0.0)
+        assert "tree" not in so_far
+    else:
+        so_far.add("tree", replace(first, samples=other), 0.0)
+        assert so_far.as_json()["sides"]["tree"]["parted"] == len(parted)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +134,7 @@ def test_no_time_is_shown_where_a_side_draws_something_else(capsys, monkeypatch)
         (["--problems", "0"], "--problems: must be at least 1, got 0"),
         (["--problems", "41"], "--problems: at most 40, got 41"),
         (["--side", "tree-same-batch"], "give --side trunk too"),
+        (["--go-on"], "--go-on: needs --output"),
         (["--num-pages", "5"], "pages"),
     ],
 )

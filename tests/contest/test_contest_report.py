@@ -110,7 +110,7 @@ def test_json_has_every_figure(capsys: pytest.CaptureFixture[str], verdicts: Pat
 def test_the_table_says_the_same(capsys: pytest.CaptureFixture[str], verdicts: Path) -> None:
     out = report(capsys, verdicts)
     assert "2 of 3 problems solved by at least one sample\n" in out
-    assert "1 problems are unjudged and in none of the figures\n" in out
+    assert "unjudged problems, in none of the figures: 1\n" in out
     assert "14 samples: 5 AC, 4 WA, 1 TLE, 1 RE, 1 CE, 2 unjudged\n" in out
     assert re.search(r"^all +1 +41\.7%", out, re.M)
     assert re.search(r"^hard +1 +75\.0%", out, re.M)
@@ -156,6 +156,40 @@ def test_usage_lines_are_added_up(
     assert "KV tokens read: 20 of 80 flat (4.0x fewer)" in out
     assert "sampling took 4.0 s, 150 completion tokens a second" in out
     assert "with --sharing off 10.0 s (2.5x as long)" in out
+
+
+def test_the_time_without_sharing_is_that_of_the_same_samples(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verdicts: Path
+) -> None:
+    usage = {"kind": "usage", "seconds": 2.0, "completion_tokens": 300}
+    samples = write_samples(tmp_path / "samples.jsonl", usage)
+    off = write_samples(tmp_path / "off.jsonl", usage | {"seconds": 5.0})
+    compared = ["--samples", samples, "--sharing-off", off]
+    assert "with --sharing off 5.0 s (2.5x as long)" in report(capsys, verdicts, *compared)
+    sharing = json.loads(report(capsys, verdicts, *compared, "--json"))["sharing"]
+    assert (sharing["seconds"], sharing["seconds_sharing_off"]) == (2.0, 5.0)
+    off.write_text("".join(off.read_text().splitlines(keepends=True)[1:]))
+    assert main(["contest", "report", str(verdicts), *map(str, compared)]) == 2
+    assert "off.jsonl: has other samples than" in capsys.readouterr().err
+    write_samples(off)
+    assert main(["contest", "report", str(verdicts), *map(str, compared)]) == 2
+    assert "off.jsonl: does not say how long it took" in capsys.readouterr().err
+
+
+def test_samples_of_another_run_are_no_usage_of_this_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verdicts: Path
+) -> None:
+    head = {"kind": "header", "fingerprint": "another"}
+    samples = write_samples(tmp_path / "samples.jsonl", head)
+    assert main(["contest", "report", str(verdicts), "--samples", str(samples)]) == 2
+    assert "samples.jsonl: not the samples that were judged" in capsys.readouterr().err
+
+
+def test_one_problem_has_no_interval(capsys: pytest.CaptureFixture[str], verdicts: Path) -> None:
+    """It says nothing of others; a point would look like certainty."""
+    out = report(capsys, verdicts)
+    assert re.search(r"^hard +1 +75\.0% +– +1$", out, re.M)
+    assert re.search(r"^easy +1 +25\.0% +\d+\.\d% – \d+\.\d% +2$", out, re.M)
 
 
 class Page(HTMLParser):
@@ -225,6 +259,23 @@ def test_the_tree_of_a_problem_hangs_repairs_from_their_samples(
     assert depths == [("sample 0", 2), ("sample 1", 2), ("sample 2", 3), ("sample 3", 4)]
 
 
+def test_the_page_says_what_its_colours_mean(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verdicts: Path
+) -> None:
+    file = tmp_path / "report.html"
+    report(capsys, verdicts, "--html", file)
+    [legend] = re.findall(r'<p class="legend">(.*?)</p>', file.read_text())
+    told = re.findall(r'class="v-(\w+)".*?</svg>(.*?)</span>', legend)
+    assert told == [
+        ("AC", "AC accepted"),
+        ("WA", "WA wrong answer"),
+        ("TLE", "TLE over the time limit"),
+        ("RE", "RE error while running"),
+        ("CE", "CE no program"),
+        ("unjudged", "unjudged no cases"),
+    ]
+
+
 def test_statements_are_shown_where_the_problems_are_given(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, verdicts: Path
 ) -> None:
@@ -242,6 +293,7 @@ def test_statements_are_shown_where_the_problems_are_given(
         (["none.jsonl"], "none.jsonl: cannot be read"),
         (["verdicts.jsonl", "--seed", "-1"], "--seed: must be at least 0, got -1"),
         (["verdicts.jsonl", "--samples", "none"], "none: cannot be read"),
+        (["verdicts.jsonl", "--sharing-off", "none"], "--sharing-off: needs --samples"),
         (["verdicts.jsonl", "--html", "/none/x"], "--html: /none/x: cannot be written"),
         (["other.jsonl"], "other.jsonl:1: not a verdict file"),
         (["torn.jsonl"], "torn.jsonl:6: not a line of a verdict file"),

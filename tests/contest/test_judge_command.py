@@ -17,7 +17,7 @@ import pytest
 
 from treeserve.commands.main import main
 from treeserve.contest.judging import program_judge
-from treeserve.contest.judging.verdict_file import VerdictWriter, read_verdicts
+from treeserve.contest.judging.verdict_file import VerdictWriter, go_on, read_verdicts
 from treeserve.contest.sandbox import bubblewrap
 
 APPS = {
@@ -76,7 +76,7 @@ def test_every_sample_gets_a_verdict_and_equal_programs_are_run_once(
     assert run.judge() == 0
     assert run.codes() == CODES
     assert capsys.readouterr().out == (
-        "5 samples: 3 AC, 1 WA, 1 CE; 3 different programs run; 1 problems have no cases\n"
+        "5 samples: 3 AC, 1 WA, 1 CE; 3 different programs run; problems without cases: 1\n"
     )
     found = read_verdicts(run.verdicts)
     assert [problem.num_cases for problem in found.problems] == [2, 0]
@@ -165,6 +165,31 @@ def test_another_runs_output_is_refused_and_left_as_it_is(
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+    assert run.verdicts.read_text() == before
+
+
+def test_a_checker_that_was_wrong_can_be_put_right(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not refused as another run's, where nothing was judged yet."""
+    checker = tmp_path / "checker.txt"
+    checker.write_text("raise SystemExit(0)")
+    assert run.judge("--checker-program", str(checker)) == 2
+    assert "--checker-program: " in capsys.readouterr().err
+    assert not run.verdicts.exists()
+    assert run.judge("--checker-program", str(checker.rename(tmp_path / "checker.py"))) == 0
+    before = run.verdicts.read_text()
+    (tmp_path / "other.txt").write_text("raise SystemExit(0)")
+    assert run.judge("--checker-program", str(tmp_path / "other.txt")) == 2
+    assert run.verdicts.read_text() == before
+
+
+def test_two_judges_do_not_write_one_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.judge() == 0
+    before = run.verdicts.read_text()
+    with go_on(run.verdicts):
+        assert run.judge() == 2
+    assert "verdicts.jsonl is being written by another run" in capsys.readouterr().err
     assert run.verdicts.read_text() == before
 
 

@@ -126,11 +126,6 @@ def test_verdicts_need_the_sandbox_unless_told_otherwise(sampling, monkeypatch, 
     assert not sampling.output.exists()
 
 
-def test_a_server_cannot_go_on_from_a_samples_tokens(sampling, capsys):
-    assert sampling.sample("--server", "localhost:1", "--rounds", "1") == 2
-    assert "--rounds: not with --server" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_the_embedded_model_stops_at_a_problem_it_has_solved(tmp_path, capsys):
     confined.confinement()

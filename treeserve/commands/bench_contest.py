@@ -1,11 +1,14 @@
 """`treeserve bench contest`: what sharing saves of a contest's tree, trunk only or whole."""
 
 import argparse
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeserve.commands.bench_result import (
     add_result_options,
     check_result_options,
+    keep_result,
     read_result,
     resolve_bench_device,
     show_result,
@@ -27,11 +30,13 @@ _DESCRIPTION = """\
 Draw samples of contest problems after solved examples, as Hydragen's paper did, under one pool:
 with nothing reused, with pages reused, with the examples shared, with the whole tree shared. Says
 which part of the difference comes from a larger batch. What the sides drew is compared before a
-time is shown. The times are of one run: the machine should do nothing else.
+time is shown. The times are of one run: the machine should do nothing else. With --output, what
+is measured is kept side by side, and --go-on leaves out what is there.
 
   treeserve bench contest
-  treeserve bench contest --shape qwen-0.5b --problems 4 --side trunk --side tree
+  treeserve bench contest --shape qwen-0.5b --temperature 0 --output contest.json --go-on
 """
+_LINE_SECONDS = 30.0
 _SIDES = ("nothing", "pages", "trunk", "tree-same-batch", "tree")
 _SHAPES = ("qwen-0.5b", "tiny")
 
@@ -56,6 +61,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--side", action="append", choices=_SIDES, help="may be repeated; default: all")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     add("--device", default="cpu", help="default: %(default)s")
+    add("--go-on", action="store_true", help="keep the sides that --output has of an earlier run")
     add_result_options(parser)
 
 
@@ -77,6 +83,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     sides = args.side or _SIDES
     if "tree-same-batch" in sides and "trunk" not in sides:
         raise ConfigError("--side: tree-same-batch has the batch of trunk: give --side trunk too")
+    before = _before(args)
+    from treeserve.bench.contest.so_far import Watch
     from treeserve.bench.contest.suite import measure_contest
     from treeserve.calibration.choice import choose_costs
     from treeserve.calibration.subject import make_subject
@@ -86,13 +94,23 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     model = _model(args, device)
     contest = _contest(args, model.vocabulary_size)
     backend = "triton" if device.type == "cuda" else "torch"
-    with ProgressLine() as progress:
+    with ProgressLine(_LINE_SECONDS) as progress:
         subject = make_subject(model.layers, backend, model.dtype, device)
         costs = choose_costs("auto", subject, device, progress.start)
         config = SchedulerConfig(num_pages=args.num_pages)
+        watch = Watch(progress.start, progress.tell, partial(keep_result, args))
         return measure_contest(
-            contest, sides, model, backend, costs.model, config, progress.start, args.time_limit
+            contest, sides, model, backend, costs.model, config, watch, args.time_limit, before
         )
+
+
+def _before(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What --output has of an earlier run."""
+    if not args.go_on:
+        return None
+    if args.output is None:
+        raise ConfigError("--go-on: needs --output, the file that is gone on with")
+    return read_result(args.output, "contest", "--go-on") if Path(args.output).exists() else None
 
 
 def _model(args: argparse.Namespace, device: "torch.device") -> "LoadedModel":

@@ -50,15 +50,29 @@ def show_result(args: argparse.Namespace, result: Mapping[str, Any], render: Ren
         print(json.dumps(result, allow_nan=False))
     else:
         print("\n".join(render(result, "markdown" if args.markdown else "text")))
+    keep_result(args, result)
+
+
+def keep_result(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    """Write it to --output, if that is given; what was there before is there until it is written.
+
+    Raises:
+        TreeserveError: The file cannot be written.
+    """
     if args.output is None:
         return
+    file = Path(args.output)
+    is_device = file.exists() and not file.is_file()
+    part = file if is_device else file.with_name(f"{file.name}.part")
     try:
-        Path(args.output).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        if part is not file:
+            part.replace(file)
     except OSError as error:
         raise TreeserveError(f"--output: cannot write {args.output}: {error.strerror}") from error
 
 
-def read_result(path: str, benchmark: str) -> dict[str, Any]:
+def read_result(path: str, benchmark: str, option: str = "--from") -> dict[str, Any]:
     """A result of this benchmark that --output wrote.
 
     Raises:
@@ -67,11 +81,11 @@ def read_result(path: str, benchmark: str) -> dict[str, Any]:
     try:
         result = json.loads(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"--from: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"--from: {path} is not JSON: {error}") from error
+        raise ConfigError(f"{option}: {path} is not JSON: {error}") from error
     if not isinstance(result, dict) or result.get("benchmark") != benchmark:
-        raise ConfigError(f"--from: {path} is no result of `treeserve bench {benchmark}`")
+        raise ConfigError(f"{option}: {path} is no result of `treeserve bench {benchmark}`")
     return result
 
 

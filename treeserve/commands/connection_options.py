@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treeserve.errors import ConfigError
 
@@ -13,8 +13,17 @@ _OPTIONS = ("api_key_file", "tls_ca", "tls_cert", "tls_key", "timeout", "insecur
 _MAX_KEY_BYTES = 4096
 
 
-def add_connection_options(parser: argparse.ArgumentParser) -> None:
-    """Declare --server and all that belongs to it."""
+def add_connection_options(
+    parser: argparse.ArgumentParser, timed: str = "for everything"
+) -> argparse._ArgumentGroup:
+    """Declare --server and all that belongs to it.
+
+    Args:
+        timed: What --timeout limits.
+
+    Returns:
+        The group, for what else belongs there.
+    """
     group = parser.add_argument_group("server")
     group.add_argument("--server", metavar="HOST:PORT", help="ask a server; default: load a model")
     group.add_argument(
@@ -26,7 +35,7 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-cert", metavar="FILE", help="the client's own certificate")
     group.add_argument("--tls-key", metavar="FILE", help="the private key of --tls-cert")
     group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="for everything; default: no limit"
+        "--timeout", type=float, metavar="SECONDS", help=f"{timed}; default: no limit"
     )
     group.add_argument(
         "--insecure",
@@ -34,6 +43,7 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="send the key in plain text to another machine",
     )
+    return group
 
 
 def reject_without_server(args: argparse.Namespace) -> None:
@@ -49,18 +59,28 @@ def connect(args: argparse.Namespace) -> "Client":
     Raises:
         ConfigError: Names the option and what would be right.
     """
-    from treeserve.client import Client, Tls
+    from treeserve.client import Client
+
+    return Client(args.server, **connection(args))
+
+
+def connection(args: argparse.Namespace) -> dict[str, Any]:
+    """How a client connects, by the names of its arguments.
+
+    Raises:
+        ConfigError: Names the option and what would be right.
+    """
+    from treeserve.client import Tls
 
     if args.timeout is not None and not 0 < args.timeout < float("inf"):
         raise ConfigError(f"--timeout: must be above 0, got {args.timeout}")
     files = (args.tls_ca, args.tls_cert, args.tls_key)
-    return Client(
-        args.server,
-        tls=None if files == (None, None, None) else Tls(*files),
-        api_key=None if args.api_key_file is None else _read_key(args.api_key_file),
-        insecure=bool(args.insecure),
-        timeout_seconds=args.timeout,
-    )
+    return {
+        "tls": None if files == (None, None, None) else Tls(*files),
+        "api_key": None if args.api_key_file is None else _read_key(args.api_key_file),
+        "insecure": bool(args.insecure),
+        "timeout_seconds": args.timeout,
+    }
 
 
 def _read_key(file: str) -> str:

@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
     confinement = _confinement(args)
     for error in (*problems.errors, *samples.errors):
         print(f"left out: {error}", file=sys.stderr)
+    is_new = not args.output.exists()
     work = _begin(args, samples, problems, options, confinement)
     counts = {code: 0 for code in CODES}
     for judged in work.done:
@@ -139,6 +140,11 @@ def run(args: argparse.Namespace) -> int:
                 "judged; the same command goes on",
                 file=sys.stderr,
             )
+            raise
+        except ConfigError:
+            if is_new and not writer.num_added:
+                # Else the command, put right, would find a file of another run.
+                args.output.unlink()
             raise
     print(_summary(counts, work, problems))
     return 0
@@ -316,4 +322,4 @@ def _summary(counts: Mapping[Any, int], work: _Work, problems: ProblemSet) -> st
     programs = len(work.groups)
     text += f"; {programs} different program{'' if programs == 1 else 's'} run"
     without = sum(not problem.cases for problem in problems.problems)
-    return text + (f"; {without} problems have no cases" if without else "")
+    return text + (f"; problems without cases: {without}" if without else "")

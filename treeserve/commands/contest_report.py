@@ -34,6 +34,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     add = parser.add_argument
     add("verdicts", type=Path, nargs="+", metavar="VERDICTS", help="files of `contest judge`")
     add("--samples", type=Path, metavar="FILE", help="for usage, and for the page's trees")
+    add(
+        "--sharing-off",
+        type=Path,
+        metavar="FILE",
+        help="the same samples as --samples, drawn with --sharing off: says how long that took",
+    )
     add("--problems", type=Path, metavar="PATH", help="for the page's statements")
     add("--format", choices=list(FORMATS), help="of the problems")
     add("--json", action="store_true", help="to stdout, in place of the table")
@@ -47,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ConfigError(f"--seed: must be at least 0, got {args.seed}")
     files = [read_verdicts(path) for path in args.verdicts]
-    samples = None if args.samples is None else read_samples(args.samples)
-    summary = summarise(files, None if samples is None else samples.usage, args.seed)
+    samples = None if args.samples is None else _samples_of(args.samples, files)
+    summary = summarise(files, _usage(args, samples), args.seed)
     if not summary.problems:
         raise ConfigError(f"{args.verdicts[0]}: no sample is judged yet")
     if args.html is not None:
@@ -60,6 +66,43 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(table(summary))
     return 0
+
+
+def _samples_of(path: Path, files: Sequence[VerdictFile]) -> SampleFile:
+    """The samples file; of another run its usage would say nothing."""
+    samples = read_samples(path)
+    if all(file.head.get("samples") != samples.head.get("fingerprint") for file in files):
+        raise ConfigError(f"--samples: {path}: not the samples that were judged")
+    return samples
+
+
+def _usage(args: argparse.Namespace, samples: SampleFile | None) -> Mapping[str, float] | None:
+    """Of the samples, with the time that as many took without sharing."""
+    if args.sharing_off is None:
+        return None if samples is None else samples.usage
+    if samples is None:
+        raise ConfigError("--sharing-off: needs --samples, which it is compared with")
+    off = read_samples(args.sharing_off)
+    differing = [
+        name
+        for name, mine, other in (
+            ("problems, model, sampling or seed", samples.head, off.head),
+            ("samples", _keys(samples), _keys(off)),
+        )
+        if mine != other
+    ]
+    if differing:
+        raise ConfigError(
+            f"--sharing-off: {args.sharing_off}: has other {' and '.join(differing)} than "
+            f"{args.samples}"
+        )
+    if "seconds" not in off.usage:
+        raise ConfigError(f"--sharing-off: {args.sharing_off}: does not say how long it took")
+    return {**samples.usage, "seconds_sharing_off": off.usage["seconds"]}
+
+
+def _keys(samples: SampleFile) -> set[tuple[str, int]]:
+    return {(sample.problem_id, sample.sample_index) for sample in samples.samples}
 
 
 def _statements(args: argparse.Namespace) -> dict[str, str]:

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treeserve.commands.connection_options import (
+    add_connection_options,
+    connection,
+    reject_without_server,
+)
 from treeserve.commands.interrupt import DeferredInterrupt
 from treeserve.commands.options import (
     ENGINE_OPTIONS,
@@ -75,11 +80,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         metavar="SELECTION",
         help="ids, START:END, difficulty:WORD, first:N, between commas; repeated, it narrows",
     )
-    add("--server", metavar="HOST:PORT", help="ask a server; default: load a model")
-    add("--at-once", type=int, metavar="N", help="calls to the server at once; default: 16")
     _add_prompt_options(parser)
     _add_sampling_options(parser)
     _add_judging_options(parser)
+    add_connection_options(parser, "of each call").add_argument(
+        "--at-once", type=int, metavar="N", help="calls to the server at once; default: 16"
+    )
     add_engine_options(parser)
 
 
@@ -303,15 +309,11 @@ def _check(args: argparse.Namespace) -> None:
     if args.samples > ROUND_STRIDE:
         raise ConfigError(f"--samples: must be at most {ROUND_STRIDE:,}, got {args.samples}")
     if args.server is None:
+        reject_without_server(args)
         if args.at_once is not None:
             raise ConfigError("--at-once: only with --server; an engine here is filled by itself")
         return
     reject_together(args, ENGINE_OPTIONS, "--server", "the server has its own")
-    if args.rounds:
-        raise ConfigError(
-            "--rounds: not with --server: a call cannot go on from a sample's tokens yet; leave "
-            "--server out"
-        )
 
 
 @contextmanager
@@ -319,7 +321,7 @@ def _opened_source(args: argparse.Namespace) -> Iterator[_Opened]:
     if args.server is not None:
         from treeserve.contest.sampling.at_server import AtServer
 
-        with closing(AtServer(args.server, args.at_once or 16)) as server:
+        with closing(AtServer(args.server, args.at_once or 16, connection(args))) as server:
             # Which model a server has, only whoever runs it can say.
             yield _Opened(server, {"name": "a server's"}, None)
         return

@@ -8,9 +8,14 @@ _INTERVAL_SECONDS = 0.2
 
 
 class ProgressLine:
-    """One line that is written over in a terminal and gone at the end; elsewhere, titles only."""
+    """One line that is written over in a terminal and gone at the end; elsewhere, titles only.
 
-    def __init__(self) -> None:
+    Args:
+        line_seconds: Elsewhere than in a terminal, how far it is, as a line so often; None: never.
+    """
+
+    def __init__(self, line_seconds: float | None = None) -> None:
+        self._line_seconds = line_seconds
         self._title = ""
         self._told_at = 0.0
 
@@ -31,14 +36,20 @@ class ProgressLine:
         if sys.stderr.isatty():
             self.tell("")
         else:
+            self._told_at = time.monotonic()
             print(title, file=sys.stderr, flush=True)
 
     def tell(self, text: str) -> None:
         """How far it has come; too frequent calls show nothing."""
         now = time.monotonic()
-        if not sys.stderr.isatty() or now - self._told_at < _INTERVAL_SECONDS:
+        is_terminal = sys.stderr.isatty()
+        interval = _INTERVAL_SECONDS if is_terminal else self._line_seconds
+        if interval is None or now - self._told_at < interval:
             return
         self._told_at = now
+        if not is_terminal:
+            print(f"{self._title.partition(':')[0]}: {text}", file=sys.stderr, flush=True)
+            return
         print(f"\r{self._title} {text}\x1b[K", end="\r", file=sys.stderr, flush=True)
 
     def clear(self) -> None:

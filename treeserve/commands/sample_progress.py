@@ -105,6 +105,8 @@ def described(progress: Progress) -> str:
         f"{progress.samples_done} of {progress.num_samples} samples",
         f"{progress.tokens_per_second:,.0f} tokens/s",
     ]
+    if progress.repairs_done:
+        parts.insert(2, f"{progress.repairs_done} repairs")
     if progress.prompt_tokens:
         parts.append(f"{progress.part_saved:.0%} of prompt tokens saved")
     left = progress.seconds_left

@@ -1,6 +1,6 @@
 """The sides of the contest benchmark: what they share, and how many samples they may decode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -81,6 +81,7 @@ def measure_side(
     cost_model: CostModel,
     config: SchedulerConfig,
     most_running: int | None = None,
+    tell: Callable[[str], None] = lambda how_far: None,
 ) -> Measured:
     """Run one side, from an empty pool to its last sample.
 
@@ -88,6 +89,7 @@ def measure_side(
         name: A key of SIDES.
         config: Pool and budgets, the same for all sides; its sharing mode is not used.
         most_running: For TREE_SAME_BATCH.
+        tell: Told how far it is, after each step.
 
     Raises:
         ContestFailed: A step failed.
@@ -121,6 +123,8 @@ def measure_side(
         prompt_seconds += (perf_counter() - before) if numbers.num_prompt_rows else 0.0
         num_steps += 1
         num_drawn += numbers.num_drawn
+        seconds = perf_counter() - started
+        tell(f"{num_drawn:,} of {len(samples) * contest.max_tokens:,} tokens, {seconds:,.0f} s")
         peak_batch = max(peak_batch, numbers.num_drawn)
         peak_pages = max(peak_pages, numbers.used_pages - numbers.cached_pages)
     return Measured(

@@ -1,8 +1,7 @@
-"""Runs the sides one after the other, and compares what they drew before a time is shown."""
+"""Runs the sides one after the other, and says where their difference comes from."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,21 +11,14 @@ from treeserve.bench.contest.sides import (
     TREE_SAME_BATCH,
     TRUNK,
     Contest,
-    ContestFailed,
-    Measured,
     measure_side,
 )
+from treeserve.bench.contest.so_far import ResultSoFar, Watch
 from treeserve.bench.machine import describe_machine
 from treeserve.bench.table import Column, TableStyle, fit, machine_line, number, render_table
 from treeserve.config import SchedulerConfig
 from treeserve.model import LoadedModel
 from treeserve.scheduler.plan.cost import CostModel
-
-_MOST_PARTED = 0.02
-"""Of the samples: matrix products of other sizes round differently, and a draw may fall between.
-
-Where very many tokens are about equally likely, as with random weights, draw greedily.
-"""
 
 
 def measure_contest(
@@ -36,32 +28,43 @@ def measure_contest(
     backend: str,
     cost_model: CostModel,
     config: SchedulerConfig,
-    tell: Callable[[str], None],
+    watch: Watch,
     time_limit: float | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Plain data of all sides.
 
     Args:
+        watch: Is given the result so far after each side.
         time_limit: Seconds after which no further side is begun.
+        before: An earlier result of the same settings; its sides are not measured again.
 
     Raises:
+        ConfigError: The earlier result is of other settings.
         ContestFailed: A step failed, or a side drew other samples than the first one.
     """
-    measured: dict[str, Measured] = {}
-    loads: dict[str, float] = {}
+    so_far = ResultSoFar(_settings(contest, model, config), contest.temperature == 0, before)
     started = perf_counter()
-    wanted = [name for name in SIDES if name in sides]
     left_out: list[str] = []
-    for name in wanted:
-        if time_limit is not None and measured and perf_counter() - started > time_limit:
+    for name in SIDES:
+        if name not in sides or name in so_far:
+            continue
+        if time_limit is not None and so_far and perf_counter() - started > time_limit:
             left_out.append(name)
             continue
-        tell(f"{name}: {SIDES[name]}")
-        loads[name] = os.getloadavg()[0]
-        most = measured[TRUNK].peak_batch if name == TREE_SAME_BATCH else None
-        measured[name] = measure_side(name, contest, model, backend, cost_model, config, most)
-        tell(f"{name}: {measured[name].seconds:.1f} s")
-    parted = _parted(measured)
+        watch.tell(f"{name}: {SIDES[name]}")
+        load = os.getloadavg()[0]
+        most = so_far.peak_batch(TRUNK) if name == TREE_SAME_BATCH else None
+        measured = measure_side(
+            name, contest, model, backend, cost_model, config, most, tell=watch.step
+        )
+        watch.tell(f"{name}: {measured.seconds:.1f} s")
+        so_far.add(name, measured, load)
+        watch.keep(so_far.as_json())
+    return so_far.as_json(left_out)
+
+
+def _settings(contest: Contest, model: LoadedModel, config: SchedulerConfig) -> dict[str, Any]:
     return {
         "benchmark": "contest",
         **describe_machine(model.device),
@@ -70,39 +73,13 @@ def measure_contest(
         "problems": len(contest.prompts),
         "samples": contest.num_samples,
         "max_tokens": contest.max_tokens,
+        "temperature": contest.temperature,
         "trunk_tokens": contest.num_trunk_tokens,
         "problem_tokens": sum(map(len, contest.prompts)) / len(contest.prompts)
         - contest.num_trunk_tokens,
         "pages": config.num_pages,
         "page_size": config.page_size,
-        "left_out": left_out,
-        "sides": {
-            name: _plain(entry) | {"parted": parted[name], "load": loads[name]}
-            for name, entry in measured.items()
-        },
     }
-
-
-def _parted(measured: Mapping[str, Measured]) -> dict[str, int]:
-    """Samples of each side that are not those of the first."""
-    first = next(iter(measured.values())).samples
-    parted = {
-        name: sum(mine != other for mine, other in zip(first, entry.samples, strict=True))
-        for name, entry in measured.items()
-    }
-    for name, count in parted.items():
-        if count > _MOST_PARTED * len(first):
-            raise ContestFailed(
-                f"{name} drew {count} of {len(first)} samples otherwise than the first side: no "
-                "times are shown"
-            )
-    return parted
-
-
-def _plain(measured: Measured) -> dict[str, Any]:
-    record = asdict(measured)
-    del record["samples"]
-    return record
 
 
 def contest_lines(result: Mapping[str, Any], style: TableStyle) -> list[str]:

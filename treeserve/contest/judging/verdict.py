@@ -8,6 +8,18 @@ Code = Literal["AC", "WA", "TLE", "MLE", "RE", "CE", "OLE", "unjudged"]
 output; not judged, for want of cases.
 """
 
+MEANINGS: dict[str, str] = {
+    "AC": "accepted",
+    "WA": "wrong answer",
+    "TLE": "over the time limit",
+    "MLE": "over the memory limit",
+    "RE": "error while running",
+    "CE": "no program",
+    "OLE": "too much output",
+    "unjudged": "no cases",
+}
+"""Of each code, in words."""
+
 CODES: tuple[Code, ...] = get_args(Code)
 
 

@@ -2,6 +2,7 @@
 sample, added as it is judged.
 """
 
+import fcntl
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -130,10 +131,18 @@ def create(path: Path, head: Mapping[str, Any], problems: Iterable[ContestProble
 
 
 def go_on(path: Path) -> VerdictWriter:
-    """Open a file to add lines; what a killed judge left half written is cut off."""
-    with path.open("rb+") as raw:
-        raw.truncate(raw.read().rfind(b"\n") + 1)
-    return VerdictWriter(path.open("a", encoding="utf-8"))
+    """Open a file to add lines; what a killed judge left half written is cut off.
+
+    It is locked until it is closed. Raises ConfigError where another judge writes it.
+    """
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigError(f"--output: {path} is being written by another run") from None
+    file.truncate(path.read_bytes().rfind(b"\n") + 1)
+    return VerdictWriter(file)
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:

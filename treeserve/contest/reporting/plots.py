@@ -39,7 +39,13 @@ def stacked_bar(counts: Sequence[tuple[str, int]]) -> str:
         )
         x += width
     said = ", ".join(f"{count} {code}" for code, count in counts)
-    return _svg(240, 14, parts, said)
+    return _svg(240, 14, parts, said, ' preserveAspectRatio="none"')
+
+
+def swatch(code: str) -> str:
+    """The colour of a verdict."""
+    square = f'<rect class="v-{escape(code)}" width="14" height="14"/>'
+    return f'<svg viewBox="0 0 14 14" width="14" aria-hidden="true">{square}</svg>'
 
 
 def paired_bars(rows: Sequence[tuple[str, float, float]]) -> str:
@@ -85,8 +91,8 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
+def _svg(width: int, height: int, parts: Sequence[str], label: str, attributes: str = "") -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(label)}"{attributes}>{"".join(parts)}</svg>'
     )

@@ -12,16 +12,7 @@ def table(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[str]:
-    judged = len(summary.problems) - summary.num_unjudged
-    solved = sum(result.num_passing > 0 for result in summary.problems)
-    yield f"{solved} of {judged} problems solved by at least one sample"
-    if summary.num_unjudged:
-        yield f"{summary.num_unjudged} problems are unjudged and in none of the figures"
-    shown = ", ".join(f"{count:,} {code}" for code, count in summary.counts.items())
-    yield f"{sum(summary.counts.values()):,} samples: {shown}"
-    for round_, number in enumerate(summary.solved_by_round[1:], start=1):
-        repairs = "one repair" if round_ == 1 else f"up to {round_} repairs"
-        yield f"with {repairs} of each sample that fails: {number} of {judged} problems solved"
+    yield from solved_lines(summary)
     yield ""
     yield from _rows([("all", summary.estimates), *summary.by_difficulty.items()])
     if summary.savings is not None:
@@ -35,9 +26,30 @@ def _rows(groups: Iterable[tuple[str, Iterable[Estimate]]]) -> Iterator[str]:
         for estimate in estimates:
             yield (
                 f"{name[:16]:16} {estimate.k:>6} {estimate.value:>8.1%}  "
-                f"{estimate.low:>6.1%} – {estimate.high:>6.1%}  {estimate.num_problems:>8}"
+                f"{interval(estimate):>15}  {estimate.num_problems:>8}"
             )
             name = ""
+
+
+def solved_lines(summary: Summary) -> Iterator[str]:
+    """How much was solved, and what came of all samples."""
+    judged = len(summary.problems) - summary.num_unjudged
+    solved = sum(result.num_passing > 0 for result in summary.problems)
+    yield f"{solved} of {judged} problems solved by at least one sample"
+    if summary.num_unjudged:
+        yield f"unjudged problems, in none of the figures: {summary.num_unjudged}"
+    shown = ", ".join(f"{count:,} {code}" for code, count in summary.counts.items())
+    yield f"{sum(summary.counts.values()):,} samples: {shown}"
+    for round_, number in enumerate(summary.solved_by_round[1:], start=1):
+        repairs = "one repair" if round_ == 1 else f"up to {round_} repairs"
+        yield f"with {repairs} of each sample that fails: {number} of {judged} problems solved"
+
+
+def interval(estimate: Estimate) -> str:
+    """From low to high; one problem says nothing of others."""
+    if estimate.num_problems == 1:
+        return "–"
+    return f"{estimate.low:.1%} – {estimate.high:.1%}"
 
 
 def savings_lines(savings: Savings) -> Iterator[str]:

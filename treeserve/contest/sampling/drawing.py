@@ -9,11 +9,13 @@ from treeserve.contest.records.contest_problem import ContestProblem
 from treeserve.contest.sampling.portion import (
     PORTION_SIZE,
     ROUND_STRIDE,
+    Continued,
     Portion,
+    SamplePrompt,
     portion_seed,
 )
 from treeserve.contest.sampling.sample_file import StoredSample
-from treeserve.types import Prompt, SamplingParams
+from treeserve.types import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Drawing:
         self._repairs: deque[Portion] = deque()
         self._distinct: set[str] = set()
         self._num_passing = 0
-        self._prompts: dict[int, tuple[Prompt, tuple[int, ...]]] = {}
+        self._prompts: dict[int, tuple[SamplePrompt, tuple[int, ...]]] = {}
 
     @property
     def is_done(self) -> bool:
@@ -105,7 +107,7 @@ class Drawing:
     def take_repair(self) -> Portion | None:
         return self._repairs.popleft() if self._repairs else None
 
-    def see(self, sample: StoredSample, prompt: Prompt) -> None:
+    def see(self, sample: StoredSample, prompt: SamplePrompt) -> None:
         """A sample that is in the file."""
         self._done.add(sample.sample_index)
         self.num_done += sample.parent is None
@@ -121,9 +123,9 @@ class Drawing:
         self._num_passing += 1
         self._check_enough()
 
-    def tokens_of(self, sample_index: int) -> tuple[Prompt, tuple[int, ...]]:
-        """The prompt of a sample in the file, and what it drew. KeyError: it is not there."""
-        return self._prompts[sample_index]
+    def prompt_after(self, sample_index: int, text: str) -> Continued:
+        """What goes on from a sample in the file. KeyError: it is not there."""
+        return Continued(*self._prompts[sample_index], text)
 
     def is_repaired(self, sample_index: int) -> bool:
         """Whether a sample's repair is in the file."""
@@ -132,7 +134,7 @@ class Drawing:
     def may_repair(self, round_: int) -> bool:
         return not self.is_enough and round_ < self._settings.rounds
 
-    def repair(self, parent: int, round_: int, prompt: Prompt, feedback: str) -> None:
+    def repair(self, parent: int, round_: int, feedback: str) -> None:
         """Plan a sample that goes on from another."""
         index = parent + ROUND_STRIDE
         seed = portion_seed(self._settings.seed, self.problem.problem_id, index)
@@ -140,7 +142,7 @@ class Drawing:
         self._repairs.append(
             Portion(
                 self.problem.problem_id,
-                prompt,
+                self.prompt_after(parent, feedback),
                 params,
                 index,
                 parent=parent,

@@ -8,12 +8,13 @@ from treeserve.contest.sampling.portion import (
     PortionEnded,
     PortionRefused,
     PortionTexts,
+    SamplePrompt,
     SourceEvent,
 )
 from treeserve.engine_messages import EngineEvent
 from treeserve.errors import InvalidRequest
 from treeserve.text_stream import StoppedSample, TextStreams
-from treeserve.types import Chat, Delta, Finished, Prompt, Sharing
+from treeserve.types import Delta, Finished, Sharing
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +52,12 @@ class InProcess:
         return self._max_running - counts.running_samples
 
     def submit(self, portion: Portion) -> None:
-        prompt = portion.prompt
-        if isinstance(prompt, str) and prompt == self._last_prompt[0]:
-            prompt = self._last_prompt[1]
         try:
-            encoded = self._prompter.encode(prompt, portion.params)
+            encoded = self._prompter.encode(self._token_ids(portion.prompt), portion.params)
             self._engine.add(encoded.request)
         except InvalidRequest as error:
             self._refused.append(PortionRefused(portion, error))
             return
-        if isinstance(portion.prompt, str):
-            # A problem's portions come one after the other: its prompt is tokenised once.
-            self._last_prompt = (portion.prompt, encoded.request.prompt_token_ids)
         request_id = encoded.request.request_id
         texts = TextStreams([encoded], self._prompter.tokenizer)
         self._open[request_id] = _Open(request_id, PortionTexts(portion), texts)
@@ -84,21 +79,21 @@ class InProcess:
                 happened += self._see(event)
         return happened
 
-    def continued(self, prompt: Prompt, token_ids: tuple[int, ...], text: str) -> Prompt:
-        more = self._prompter.tokenizer.encode(text, special_tokens=False)
-        if isinstance(prompt, str):
-            if prompt != self._last_prompt[0]:
-                self._last_prompt = (prompt, tuple(self._prompter.tokenizer.encode(prompt)))
-            prompt = self._last_prompt[1]
-        assert not isinstance(prompt, Chat), "a problem is a text"
-        return (*prompt, *token_ids, *more)
-
     def sharing(self) -> Sharing:
         return self._engine.sharing
 
     def close(self) -> None:
         self._engine.abort_all()
         self._engine.take_ended()
+
+    def _token_ids(self, prompt: SamplePrompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            # A problem's portions come one after the other: its prompt is tokenised once.
+            if prompt != self._last_prompt[0]:
+                self._last_prompt = (prompt, self._prompter.token_ids(prompt))
+            return self._last_prompt[1]
+        text = self._prompter.tokenizer.encode(prompt.text, special_tokens=False)
+        return (*self._token_ids(prompt.before), *prompt.token_ids, *text)
 
     def _see(self, event: EngineEvent) -> list[SourceEvent]:
         entry = self._open.get(event.request_id)

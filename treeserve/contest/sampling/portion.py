@@ -2,15 +2,34 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from treeserve.errors import InvalidRequest
-from treeserve.types import Delta, FinishReason, Prompt, SamplingParams, Sharing, Usage
+from treeserve.types import Delta, FinishReason, SamplingParams, Sharing, Usage
 
 PORTION_SIZE = 16
 """Samples of a full portion. Seeds belong to portions, so files depend on it."""
 ROUND_STRIDE = 100_000
 """Indices of repairs: the first attempt's, and this much for each round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Continued:
+    """A prompt that goes on from a sample's own tokens; its source tokenises what it is made of.
+
+    Attributes:
+        before: The sample's prompt.
+        token_ids: What the sample drew.
+        text: What stands between them and what is drawn next.
+    """
+
+    before: "SamplePrompt"
+    token_ids: tuple[int, ...]
+    text: str
+
+
+SamplePrompt: TypeAlias = str | Continued
+"""A problem's whole text, or what goes on from a sample of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +45,7 @@ class Portion:
     """
 
     problem_id: str
-    prompt: Prompt
+    prompt: SamplePrompt
     params: SamplingParams
     first_index: int
     skipped: frozenset[int] = frozenset()
@@ -73,6 +92,10 @@ class PortionTexts:
         self._deltas: dict[int, list[Delta]] = {}
         self._unwanted = set(portion.skipped)
 
+    def begin_again(self) -> None:
+        """Its request was lost: what had not ended comes once more, from its first token."""
+        self._deltas.clear()
+
     def forget(self) -> None:
         """Nobody wants what has not ended yet."""
         self._unwanted |= set(range(self.portion.params.n))
@@ -105,9 +128,6 @@ class Source(Protocol):
 
     def wait(self) -> list[SourceEvent]:
         """What happened since; waits until something may have."""
-
-    def continued(self, prompt: Prompt, token_ids: tuple[int, ...], text: str) -> Prompt | None:
-        """A prompt that goes on from a sample's own tokens; None: this source cannot."""
 
     def sharing(self) -> Sharing | None:
         """What attention has read since the source was made; None: it does not say."""

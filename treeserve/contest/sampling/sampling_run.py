@@ -15,6 +15,7 @@ from treeserve.contest.sampling.portion import (
     Portion,
     PortionEnded,
     SampleDrawn,
+    SamplePrompt,
     Source,
     SourceEvent,
 )
@@ -22,7 +23,7 @@ from treeserve.contest.sampling.progress import Progress
 from treeserve.contest.sampling.sample_file import SampleWriter, StoredSample
 from treeserve.contest.sampling.template import RepairTemplate
 from treeserve.errors import InvalidRequest
-from treeserve.types import Prompt, Sharing, Usage
+from treeserve.types import Sharing, Usage
 
 
 class SamplingRun:
@@ -115,12 +116,10 @@ class SamplingRun:
         is_asked_for = sample.sample_index % ROUND_STRIDE < self._settings.num_samples
         return sample.problem_id in self._drawings and is_asked_for
 
-    def _prompt_of(self, drawing: Drawing, sample: StoredSample) -> Prompt:
+    def _prompt_of(self, drawing: Drawing, sample: StoredSample) -> SamplePrompt:
         if sample.parent is None or not self._settings.rounds:
             return drawing.prompt
-        prompt = self._source.continued(*drawing.tokens_of(sample.parent), sample.feedback)
-        assert prompt is not None
-        return prompt
+        return drawing.prompt_after(sample.parent, sample.feedback)
 
     def _refill(self) -> None:
         free = self._source.num_free()
@@ -210,9 +209,7 @@ class SamplingRun:
         template = self._repair_template(drawing.problem.source)
         told = feedback(verdict, drawing.problem)
         text = template.text(drawing.problem, verdict.code, told)
-        prompt = self._source.continued(*drawing.tokens_of(sample.sample_index), text)
-        if prompt is not None:
-            drawing.repair(sample.sample_index, sample.round + 1, prompt, text)
+        drawing.repair(sample.sample_index, sample.round + 1, text)
 
     def _end_if_enough(self, drawing: Drawing) -> None:
         if drawing.is_enough:
