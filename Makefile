@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard proto/treeserve/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox demo serve test check lint format proto bench gpu aot train clean
+.PHONY: help install sandbox prometheus demo serve test check lint format proto bench gpu aot train clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -30,21 +30,31 @@ sandbox: ## bubblewrap, where it may be installed; says what to do where it may 
 		>/dev/null 2>&1; } || \
 		echo "bubblewrap is not installed, and programs are judged in it: as root, apt-get install -y bubblewrap"
 
+# Its rules and dashboards are tested by a real one; without it those tests are skipped.
+prometheus: ## Prometheus, where it may be installed; says what to do where it may not
+	@command -v prometheus >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& { apt-get install -y --no-install-recommends prometheus \
+			|| { apt-get update && apt-get install -y --no-install-recommends prometheus; }; } \
+		>/dev/null 2>&1; } || \
+		echo "Prometheus is not installed, and some tests are skipped: as root, apt-get install -y prometheus"
+
 demo: $(STAMP) sandbox ## a real model solves little contest problems over gRPC, sharing what they share
 	$(BIN)/treeserve demo
 
 serve: $(STAMP) ## the server, with the embedded model, on 127.0.0.1
 	$(BIN)/treeserve serve
 
-test: $(STAMP) sandbox ## all tests
+test: $(STAMP) sandbox prometheus ## all tests
 	$(BIN)/python -m pytest -n 2
 
-check: $(STAMP) ## lint, format, types, import contracts, generated code, layout
+check: $(STAMP) ## lint, format, types, import contracts, generated code, metrics page, dashboards, layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_layout.py tests/proto
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/proto \
+		tests/metrics/test_declarations.py tests/deploy/test_dashboards.py
 
 format: $(STAMP) ## put the code into its form
 	$(BIN)/ruff check --fix .

@@ -96,6 +96,8 @@ class PlanCounts:
     """Items, of both kinds, beyond those there would be if none had been cut."""
     num_folded_segments: int = 0
     """Shared segments that were read per sharer, since sharing them would not have paid."""
+    num_outweighed_segments: int = 0
+    """Of those, the ones that would have paid, but not for merging in the step as a whole."""
     num_plain_rows: int = 0
     """Rows that read all their tokens alone."""
     tokens_read: int = 0
@@ -104,6 +106,10 @@ class PlanCounts:
     """KV tokens that ordinary attention, every sample alone, would have read."""
     num_shared_rows: int = 0
     """Rows of the shared items, added up."""
+    num_node_rows: int = 0
+    """The same, but an item that is cut counts once."""
+    node_rows_log2: tuple[int, ...] = ()
+    """How many shared items, cut or not, have 1 row, 2, 3 or 4, 5 to 8, and so on."""
     max_shared_rows: int = 0
     """Rows of the shared item that has most."""
     max_row_states: int = 0

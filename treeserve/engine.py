@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from treeserve.engine_messages import (
     Branch,
@@ -21,11 +21,12 @@ from treeserve.live_request import LiveRequest
 from treeserve.prompt_scores import PromptScores
 from treeserve.runner import Launched, Runner
 from treeserve.sampler import DrawnToken, DrawParams
-from treeserve.scheduler.counts import SchedulerCounts
 from treeserve.scheduler.request import PromptUsage
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import SampleKey, Step
-from treeserve.types import FinishReason, Sharing, StepNumbers
+from treeserve.step_numbers import StepNumbers
+from treeserve.step_report import StepReport
+from treeserve.types import FinishReason, Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Engine:
         self._live: dict[str, LiveRequest] = {}
         self._events: list[EngineEvent] = []
         self._sharing = Sharing()
-        self._evicted_tokens = 0
+        self._report = StepReport()
         self._drawing: tuple[SampleKey, ...] = ()
         self._draw_params: list[DrawParams] = []
         self._progress: dict[str, int] = {}
@@ -159,7 +160,7 @@ class Engine:
     def _told(self, numbers: StepNumbers | None) -> tuple[list[EngineEvent], StepNumbers | None]:
         events = self.take_ended()
         if events and numbers is None:
-            numbers = self._numbers(self._scheduler.counts())
+            numbers = self._report.between_steps(self._scheduler.counts())
         return events, numbers
 
     def _run(self, step: Step) -> StepNumbers | None:
@@ -327,6 +328,7 @@ class Engine:
 
     def _fail(self, step: Step, error: BaseException) -> None:
         """Ends the requests of a step that could not be computed; an interrupt goes on."""
+        self._report.num_failed_steps += 1
         usages = {request_id: self._scheduler.usage(request_id) for request_id in self._live}
         reason = f"{type(error).__name__}: {error}"
         for request_id in self._scheduler.fail(step):
@@ -353,41 +355,13 @@ class Engine:
             ),
         )
 
-    def _numbers(self, counts: SchedulerCounts) -> StepNumbers:
-        """The engine between two steps."""
-        evicted = counts.num_evicted_tokens - self._evicted_tokens
-        self._evicted_tokens = counts.num_evicted_tokens
-        return StepNumbers(
-            running_samples=counts.running_samples,
-            waiting_requests=counts.waiting_requests,
-            used_pages=counts.used_pages,
-            cached_pages=counts.cached_pages,
-            total_pages=counts.total_pages,
-            evicted_tokens=evicted,
-        )
-
     def _step_numbers(self, step: Step, num_drawn: int, model_seconds: float) -> StepNumbers:
-        counts = self._scheduler.counts()
         plan = step.plan.counts
         self._sharing = _add_sharing(
             self._sharing,
             Sharing(kv_tokens_read=plan.tokens_read, kv_tokens_read_flat=plan.tokens_read_flat),
         )
-        return replace(
-            self._numbers(counts),
-            num_rows=step.num_rows,
-            num_prompt_rows=step.num_prompt_rows,
-            num_drawn=num_drawn,
-            work_items=step.plan.num_items,
-            shared_items=plan.num_shared_items,
-            folded_segments=plan.num_folded_segments,
-            kv_tokens_read=plan.tokens_read,
-            kv_tokens_read_flat=plan.tokens_read_flat,
-            plan_seconds=counts.tally.plan_seconds,
-            schedule_seconds=counts.tally.schedule_seconds + counts.tally.complete_seconds,
-            hidden_seconds=counts.tally.hidden_seconds,
-            model_seconds=model_seconds,
-        )
+        return self._report.after(step, self._scheduler.counts(), num_drawn, model_seconds)
 
 
 def _add_sharing(left: Sharing, right: Sharing) -> Sharing:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from treeserve.step_numbers import StepNumbers as StepNumbers
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -268,40 +270,6 @@ class Sharing:
     kv_tokens_read: int = 0
     kv_tokens_read_flat: int = 0
     """What ordinary attention, every sample alone, would have read."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepNumbers:
-    """The engine after one step, and the step itself, in plain numbers for metrics.
-
-    A step that failed, or was not needed since all that was left was aborted, has no rows.
-    """
-
-    running_samples: int
-    waiting_requests: int
-    used_pages: int
-    """Held by anything, the cache among it."""
-    cached_pages: int
-    """Of those, the ones that only the tree holds and that can be evicted."""
-    total_pages: int
-    evicted_tokens: int
-    """Since the step before."""
-    num_rows: int = 0
-    num_prompt_rows: int = 0
-    num_drawn: int = 0
-    """Tokens that samples drew; what was drawn for one that had ended by then is not among them."""
-    work_items: int = 0
-    shared_items: int = 0
-    folded_segments: int = 0
-    kv_tokens_read: int = 0
-    kv_tokens_read_flat: int = 0
-    plan_seconds: float = 0.0
-    schedule_seconds: float = 0.0
-    """Deciding the step, the plan among it, and folding its tokens back."""
-    hidden_seconds: float = 0.0
-    """Of `schedule_seconds`, those in which the device worked on another step."""
-    model_seconds: float = 0.0
-    """From its launch to its tokens; or, if the step before was read later than that, from then."""
 
 
 @dataclass(frozen=True, slots=True)

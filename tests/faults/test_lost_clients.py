@@ -13,7 +13,7 @@ import grpc
 import pytest
 from faults.spotless import CODE, TRUNK, WAIT_SECONDS, nothing_is_held, serves, spotless_house
 from running_service import parameters
-from server.side_house import House
+from server.side_house import HOME, House
 
 from treeserve.engine_messages import TokenEvent
 from treeserve.pb import generation_pb2 as pb
@@ -62,7 +62,7 @@ async def test_killed_clients_leave_nothing_and_others_do_not_notice(options):
             staying = asyncio.create_task(stay())
             await house.step_with(lambda numbers: numbers.running_samples > 100)
         assert await staying == 300
-        labels = {"method": "Generate", "code": "CANCELLED"}
+        labels = {"method": "Generate", "code": "CANCELLED", "tenant": HOME}
         num_lost = house.metrics.registry.get_sample_value("treeserve_calls_total", labels)
         print(f"\n{num_lost:.0f} streams lost their client")
         assert num_lost > 100

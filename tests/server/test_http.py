@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from treeserve.metrics.declarations import NO_TENANT as NOBODY
 from treeserve.types import SamplingParams
 
 
@@ -60,12 +61,12 @@ async def test_calls_prompts_and_samples_are_counted(server, client):
         async for _ in client.generate("invalid n"):
             pass
     seen = await samples(server)
-    assert seen["treeserve_calls_total", "OK", "Generate"] == 1
-    assert seen["treeserve_calls_total", "INVALID_ARGUMENT", "Generate"] == 1
-    assert seen["treeserve_prompt_tokens_total", "cached"] == 3
-    assert seen["treeserve_prompt_tokens_total", "shared"] == 2
-    assert seen["treeserve_prompt_tokens_total", "computed"] == 1
-    assert seen["treeserve_samples_finished_total", "stop"] == 3
-    assert seen["treeserve_time_to_first_token_seconds_count",] == 1
+    assert seen["treeserve_calls_total", "OK", "Generate", NOBODY] == 1
+    assert seen["treeserve_calls_total", "INVALID_ARGUMENT", "Generate", NOBODY] == 1
+    assert seen["treeserve_prompt_tokens_total", "cached", NOBODY] == 3
+    assert seen["treeserve_prompt_tokens_total", "shared", NOBODY] == 2
+    assert seen["treeserve_prompt_tokens_total", "computed", NOBODY] == 1
+    assert seen["treeserve_samples_finished_total", "stop", NOBODY] == 3
+    assert seen["treeserve_time_to_first_token_seconds_count", NOBODY] == 1
     assert seen["treeserve_time_per_output_token_seconds_count",] == 3
-    assert seen["treeserve_request_duration_seconds_count",] == 1
+    assert seen["treeserve_request_duration_seconds_count", NOBODY] == 1

@@ -296,8 +296,8 @@ async def test_watchers_that_go_leave_nothing(house, monkeypatch):
     ended = asyncio.Semaphore(0)
     observe = house.metrics.observe_call
 
-    def observe_and_tell(method: str, code: str) -> None:
-        observe(method, code)
+    def observe_and_tell(*call: str) -> None:
+        observe(*call)
         ended.release()
 
     monkeypatch.setattr(house.metrics, "observe_call", observe_and_tell)

@@ -133,7 +133,7 @@ async def test_equal_prompts_sent_at_once_are_computed_once(service):
     await asyncio.gather(*(collect(call) for call in calls))
 
     def counted(source: str) -> float | None:
-        labels = {"source": source}
+        labels = {"source": source, "tenant": "(none)"}
         return service.metrics.registry.get_sample_value("treeserve_prompt_tokens_total", labels)
 
     assert counted("computed") == 500
@@ -377,10 +377,10 @@ async def test_metrics_agree_with_usage(service):
     usages = [item.usage for item in items if isinstance(item, Finished)]
     value = service.metrics.registry.get_sample_value
     for source in ("cached", "shared", "computed"):
-        counted = value("treeserve_prompt_tokens_total", {"source": source})
+        counted = value("treeserve_prompt_tokens_total", {"source": source, "tenant": "(none)"})
         assert counted == sum(getattr(usage, f"{source}_tokens") for usage in usages)
     assert value("treeserve_completion_tokens_total") == sum(u.completion_tokens for u in usages)
-    assert value("treeserve_samples_finished_total", {"reason": "length"}) == 8
+    assert value("treeserve_samples_finished_total", {"reason": "length", "tenant": "(none)"}) == 8
     read = value("treeserve_kv_tokens_read_total")
     assert 0 < read <= value("treeserve_kv_tokens_read_flat_total")
     assert value("treeserve_pages_capacity") == NUM_PAGES

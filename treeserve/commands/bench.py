@@ -13,6 +13,7 @@ from treeserve.commands import (
     bench_attention,
     bench_contest,
     bench_decode,
+    bench_metrics,
     bench_scheduler,
     bench_serve,
     bench_simulate,
@@ -36,6 +37,7 @@ figures are medians.
   treeserve bench sharing --prefix 2048 --batch 64 --json
   treeserve bench attention                            one layer's attention, beside other kernels
   treeserve bench decode                               tokens per second against batch and prefix
+  treeserve bench metrics                              what observing the engine costs
   treeserve bench serve                                the service under load, and what it costs
   treeserve bench contest                              a contest's tree under one pool
   treeserve bench simulate                             scheduling policies on traces, no model
@@ -60,6 +62,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     bench_attention.add_parser(benches)
     bench_contest.add_parser(benches)
     bench_decode.add_parser(benches)
+    bench_metrics.add_parser(benches)
     bench_serve.add_parser(benches)
     bench_scheduler.add_parser(benches)
     bench_simulate.add_parser(benches)

@@ -91,6 +91,7 @@ async def _serve(
     try:
         built = await _load_unless(signals.first, engine_options)
         observers = _Observers(metrics, watch)
+        _describe(metrics, built, engine_options)
         open_backstage = partial(make_backstage, built, engine_options, backstage_options)
         return await _serve_engine(server, built, signals, observers, open_backstage)
     finally:
@@ -109,7 +110,6 @@ async def _serve_engine(
     from treeserve.generation import TextService
     from treeserve.loop import EngineLoop
 
-    observers.metrics.set_info(**_info(built))
     observe = partial(observers.observe, built.engine.scheduler.is_waiting)
     loop = EngineLoop(built.engine, observe)
     loop.start()
@@ -216,6 +216,18 @@ def _startup_line(server: "Server", built: "BuiltEngine") -> str:
 
 def _dtype_name(built: "BuiltEngine") -> str:
     return str(built.model.dtype).removeprefix("torch.")
+
+
+def _describe(metrics: "Metrics", built: "BuiltEngine", engine_options: dict[str, Any]) -> None:
+    from treeserve.config import EngineOptions
+    from treeserve.kv_cache import KVCache
+
+    options, kv_cache = EngineOptions(**engine_options), built.kv_cache
+    metrics.set_info(_info(built) | {"policy": options.policy, "sharing": options.sharing})
+    metrics.set_sizes(
+        page_tokens=options.page_size,
+        kv_token_bytes=KVCache.bytes_per_slot(kv_cache.layer_shapes, kv_cache.dtype),
+    )
 
 
 def _info(built: "BuiltEngine") -> dict[str, str]:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from treeserve.errors import TreeserveError
 
-_READY = re.compile(r"is ready: grpc (?P<grpc>\S+), http (?P<http>\S+), (?P<model>.*)")
+READY = re.compile(r"is ready: grpc (?P<grpc>\S+), http (?P<http>\S+), (?P<model>.*)")
 _ANY_PORT = "127.0.0.1:0"
 
 
@@ -59,7 +59,7 @@ def running_server(engine_options: Mapping[str, object]) -> Iterator[RunningServ
 def _wait_until_ready(process: "subprocess.Popen[str]") -> RunningServer:
     assert process.stdout is not None
     for line in process.stdout:
-        found = _READY.search(line)
+        found = READY.search(line)
         if found is not None:
             return RunningServer(found["grpc"], found["http"], found["model"], process.pid)
     raise ServerNotStarted("the server did not start")

@@ -77,6 +77,11 @@ class Server:
         self._service = GenerationService(doors, endings, metrics, config)
         self.side = SideServices(doors, endings, config, self.drain)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
+        metrics.ask_server(
+            is_ready=lambda: self._calls.phase is Phase.READY and self.is_alive(),
+            stalled_seconds=self._watch.stalled_seconds,
+            num_calls=lambda: self._calls.num_running,
+        )
         self._engine_is_alive: Callable[[], bool] = lambda: True
         self._grpc = grpc.aio.server(options=self._options())
         self._add_services()

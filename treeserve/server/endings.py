@@ -95,7 +95,7 @@ class Endings:
         return None
 
     def _tell(self, record: CallRecord, code: str) -> None:
-        self._metrics.observe_call(record.method, code)
+        self._metrics.observe_call(record.method, code, record.identity.tenant)
         if self._tracing is not None:
             record.trace_id = self._tracing.trace(record, code)
         if self._request_log:

@@ -192,7 +192,8 @@ class GenerationService:
             call = known.call
             with call.enter():
                 stream = await self._tokenise(partial(start, known, self._ready()))
-                async with aclosing(measured(stream, self._metrics, also=call.see)) as events:
+                told = measured(stream, self._metrics, also=call.see, tenant=call.tenant)
+                async with aclosing(told) as events:
                     await self._send(events, context, write)
 
     async def _send(self, events: EventStream, context: Context, write: _Write) -> None:
