@@ -9,8 +9,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What somebody has measured on this machine must not decide what is planned in a test; a test that
 # stores something chooses a folder of its own.
 os.environ["TREESERVE_CACHE"] = "/nonexistent/treeserve"
+# Nor whether it has a compiler; what tests the CPU kernel asks for `cpu_kernel`.
+os.environ["TREESERVE_BUILD"] = "off"
 
 import functools
+import getpass
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,3 +35,27 @@ def checkpoint_of() -> Iterator[functools.partial]:
             return tiny_models.save_checkpoint(Path(folder) / family, family)
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def cpu_kernel_folder() -> Path:
+    """A cache folder with the compiled CPU kernel: built once, for all tests of this machine."""
+    from treeserve.attention.cpu_build import build, library_path, missing_instructions
+    from treeserve.errors import KernelError
+
+    if missing_instructions():
+        pytest.skip(f"the processor has no {', '.join(missing_instructions())}")
+    folder = Path(tempfile.gettempdir()) / f"treeserve-tests-{getpass.getuser()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREESERVE_CACHE", str(folder))
+        try:
+            build(library_path(), print)
+        except KernelError as error:
+            pytest.skip(str(error))
+    return folder
+
+
+@pytest.fixture
+def cpu_kernel(cpu_kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cpu backend can be made; skips where it cannot be had."""
+    monkeypatch.setenv("TREESERVE_CACHE", str(cpu_kernel_folder))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from treeserve.attention.backend import make_backend
+from treeserve.attention.backend import kv_layout, make_backend
+from treeserve.attention.cpu_packed import why_not_chosen
 from treeserve.calibration.choice import choose_costs
 from treeserve.calibration.subject import Subject, make_subject
 from treeserve.config import (
-    BackendName,
     CudaGraphsMode,
     EngineOptions,
     ModelConfig,
@@ -21,6 +21,7 @@ from treeserve.cuda_capture import CudaCapture
 from treeserve.engine import Engine
 from treeserve.errors import ConfigError
 from treeserve.kv_cache import KVCache
+from treeserve.kv_layout import KVLayoutName
 from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
 from treeserve.prompt import Prompter
 from treeserve.runner import Runner
@@ -62,13 +63,13 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
     device = resolve_device(options.device)
     tokenizer = Tokenizer.load(resolve_model(options.model))
     model = load_model(model_config)
-    backend_name = _backend_name(options.backend, device)
+    backend_name = _backend_name(options, model, device)
     # Before the KV pool takes what memory there is: costs may have to be measured.
     costs = choose_costs(options.calibration, _subject(model, backend_name), device, logger.info)
     logger.info("attention costs: %s", costs.source)
     num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
     config = _scheduler_config(options, num_pages)
-    kv_cache = _make_kv_cache(model, config)
+    kv_cache = _make_kv_cache(model, config, kv_layout(backend_name))
     runner = Runner(
         model,
         make_backend(backend_name, kv_cache, _group(model)),
@@ -96,8 +97,9 @@ def load_subject(options: EngineOptions) -> tuple[Subject, torch.device]:
         ModelError: The model cannot be loaded or served.
     """
     config = _model_config(options)
-    backend_name = _backend_name(options.backend, resolve_device(options.device))
+    device = resolve_device(options.device)
     model = load_model(config)
+    backend_name = _backend_name(options, model, device)
     return _subject(model, backend_name), model.device
 
 
@@ -126,12 +128,21 @@ def _scheduler_config(options: EngineOptions, num_pages: int) -> SchedulerConfig
     )
 
 
-def _backend_name(name: BackendName, device: torch.device) -> str:
+def _backend_name(options: EngineOptions, model: LoadedModel, device: torch.device) -> str:
+    name = options.backend
     if name == "auto":
-        return "triton" if device.type == "cuda" else "torch"
+        return "triton" if device.type == "cuda" else _cpu_backend_name(model, options.page_size)
     if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError(f"backend: triton needs a CUDA device, not {device}; try backend=torch")
     return name
+
+
+def _cpu_backend_name(model: LoadedModel, page_size: int) -> str:
+    head_dims = [layer.head_dim for layer in model.layers]
+    reason = why_not_chosen(model.dtype, head_dims, page_size)
+    if reason is not None:
+        logger.info("attention by PyTorch's operator: %s", reason)
+    return "cpu" if reason is None else "torch"
 
 
 def _make_capture(
@@ -154,12 +165,13 @@ def _subject(model: LoadedModel, backend_name: str) -> Subject:
     return make_subject(model.layers, backend_name, model.dtype, model.device)
 
 
-def _make_kv_cache(model: LoadedModel, config: SchedulerConfig) -> KVCache:
+def _make_kv_cache(model: LoadedModel, config: SchedulerConfig, layout: KVLayoutName) -> KVCache:
     return KVCache(
         _kv_shapes(model),
         num_slots=config.num_pages * config.page_size,
         dtype=model.dtype,
         device=model.device,
+        layout=layout,
     )
 
 

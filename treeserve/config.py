@@ -9,7 +9,7 @@ from treeserve.errors import ConfigError
 from treeserve.types import MAX_TREE_DEPTH
 
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-BackendName: TypeAlias = Literal["auto", "reference", "torch", "triton"]
+BackendName: TypeAlias = Literal["auto", "reference", "torch", "cpu", "triton"]
 SharingMode: TypeAlias = Literal["on", "always", "off"]
 PolicyName: TypeAlias = Literal["tree", "fcfs", "priority", "longest-prefix"]
 CalibrationMode: TypeAlias = Literal["auto", "measure", "off"]
@@ -60,7 +60,9 @@ class EngineOptions:
     device: str = "auto"
     """auto: cuda where there is one, else cpu."""
     backend: BackendName = "auto"
-    """Of attention. auto: triton on cuda, torch on a CPU."""
+    """Of attention. auto: triton on cuda; on a CPU cpu, a compiled kernel, for bfloat16 where there
+    is one, else torch.
+    """
     sharing: SharingMode = "on"
     """on: where it pays; always: wherever a token is shared; off: ordinary attention, every sample
     alone, for comparison.

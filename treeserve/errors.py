@@ -34,6 +34,10 @@ class CalibrationError(TreeserveError):
     """A calibration that could not be measured or stored; says why."""
 
 
+class KernelError(TreeserveError):
+    """A kernel that cannot be compiled or loaded; says why."""
+
+
 class EngineStopped(TreeserveError):
     """The engine is draining or has failed and takes no more requests."""
 

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from treeserve.kv_layout import LAYOUTS, KVLayoutName, LayerCache
 from treeserve.scheduler.step import Int32Array
+
+__all__ = ["KVCache", "LayerCache", "LayerShape"]
 
 
 class LayerShape(NamedTuple):
@@ -15,15 +17,6 @@ class LayerShape(NamedTuple):
 
     num_kv_heads: int
     head_dim: int
-
-
-class LayerCache(NamedTuple):
-    """One layer's storage."""
-
-    k: Tensor
-    """[num_slots, num_kv_heads, head_dim]"""
-    v: Tensor
-    """[num_slots, num_kv_heads, head_dim]"""
 
 
 class KVCache:
@@ -39,6 +32,7 @@ class KVCache:
         num_slots: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        layout: KVLayoutName = "plain",
     ) -> None:
         """Allocate the storage.
 
@@ -47,16 +41,16 @@ class KVCache:
             num_slots: Slots of the pool.
             dtype: Of the keys and values, as the model computes them.
             device: Where they lie.
+            layout: As the attention backend that reads them wants them; `kv_layout` knows.
         """
         self.dtype = dtype
         self.device = torch.device(device)
         self.num_slots = num_slots
         self.layer_shapes = tuple(LayerShape(*shape) for shape in layer_shapes)
+        self.layout = layout
+        self._form = LAYOUTS[layout]
         self._layers = tuple(
-            LayerCache(
-                torch.zeros(num_slots, *shape, dtype=dtype, device=self.device),
-                torch.zeros(num_slots, *shape, dtype=dtype, device=self.device),
-            )
+            self._form.allocate(num_slots, *shape, dtype, self.device)
             for shape in self.layer_shapes
         )
 
@@ -67,7 +61,7 @@ class KVCache:
         return 2 * elements * dtype.itemsize
 
     def layer(self, layer_index: int) -> LayerCache:
-        """The storage of one layer."""
+        """The storage of one layer, in the cache's layout."""
         return self._layers[layer_index]
 
     def read_slots(self, slots: Int32Array) -> list[LayerCache]:
@@ -80,10 +74,8 @@ class KVCache:
             For each layer [num_tokens, num_kv_heads, head_dim], as the model computed them.
         """
         index = torch.from_numpy(slots.astype(np.int64)).to(self.device)
-        return [
-            LayerCache(k.index_select(0, index).cpu(), v.index_select(0, index).cpu())
-            for k, v in self._layers
-        ]
+        copies = (self._form.read(stored, index) for stored in self._layers)
+        return [LayerCache(k.cpu(), v.cpu()) for k, v in copies]
 
     def write_slots(self, slots: Int32Array, layers: Sequence[LayerCache]) -> None:
         """Stores some tokens' K and V; the inverse of `read_slots`.
@@ -103,5 +95,5 @@ class KVCache:
                     raise ValueError(f"layer {number}: {tuple(tensor.shape)} of {tensor.dtype}")
         index = torch.from_numpy(slots.astype(np.int64)).to(self.device)
         for own, given in zip(self._layers, layers, strict=True):
-            own.k.index_copy_(0, index, given.k.to(self.device))
-            own.v.index_copy_(0, index, given.v.to(self.device))
+            on_device = LayerCache(given.k.to(self.device), given.v.to(self.device))
+            self._form.write(own, index, on_device)

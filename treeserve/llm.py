@@ -44,7 +44,7 @@ class LLM:
         model: "embedded", a folder of a checkpoint, or a hub name.
         dtype: "auto" (as the checkpoint was saved), "float32", "bfloat16" or "float16".
         device: "auto", "cpu" or "cuda".
-        backend: Of attention: "auto", "reference", "torch" or "triton".
+        backend: Of attention: "auto", "reference", "torch", "cpu" or "triton".
         sharing: Of attention: "on" (where it pays), "always" (wherever a token is shared) or "off"
             (ordinary attention, every sample alone).
         num_pages: Pages of the KV pool; None is 1 GiB on a CPU, 80% of the free memory on cuda.

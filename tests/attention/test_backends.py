@@ -9,18 +9,22 @@ import numpy as np
 import pytest
 import torch
 from attention.plans import Item, TreeStep, dense_attention, make_step, tree_step
+from attention.stored import read_layer, write_layer
 
 from treeserve.attention import AttentionBackend, make_backend
+from treeserve.attention.backend import kv_layout
 from treeserve.batch import make_batch
 from treeserve.errors import ConfigError
-from treeserve.kv_cache import KVCache
+from treeserve.kv_cache import KVCache, LayerCache
 
 SCALING = 0.2
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 
 
-@pytest.fixture(params=["reference", "torch", "triton"])
+@pytest.fixture(params=["reference", "torch", "cpu", "triton"])
 def name(request) -> str:
+    if request.param == "cpu":
+        request.getfixturevalue("cpu_kernel")
     return request.param
 
 
@@ -35,9 +39,11 @@ class Layer:
         group: int = 2,
         num_kv_heads: int = 2,
         head_dim: int = 16,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
+        if dtype is None:
+            dtype = torch.bfloat16 if name == "cpu" else torch.float32
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> torch.Tensor:
@@ -49,16 +55,22 @@ class Layer:
         self.q = normal(rows, self.num_heads, head_dim)
         self.k = normal(rows, num_kv_heads, head_dim)
         self.v = normal(rows, num_kv_heads, head_dim)
-        cache = KVCache([(1, 16), (num_kv_heads, head_dim)], tree.num_slots, dtype, "cpu")
-        self.cache = cache.layer(1)
-        for stored in self.cache:
-            stored.fill_(torch.nan)
-            stored[tree.used_slots] = normal(len(tree.used_slots), num_kv_heads, head_dim)
+        shapes = [(1, 16), (num_kv_heads, head_dim)]
+        self.cache = KVCache(shapes, tree.num_slots, dtype, "cpu", kv_layout(name))
+        # What is read in written slots must be what this step writes.
         written = [slot for slot in tree.step.write_slots.tolist() if slot >= 0]
-        for stored in self.cache:  # what is read there must be what this step writes
-            stored[written] = torch.nan
-        self.backend: AttentionBackend = make_backend(name, cache, group)
+        filled = [torch.full((tree.num_slots, num_kv_heads, head_dim), torch.nan).to(dtype)] * 2
+        for index, stored in enumerate(filled):
+            filled[index] = stored.clone()
+            filled[index][tree.used_slots] = normal(len(tree.used_slots), num_kv_heads, head_dim)
+            filled[index][written] = torch.nan
+        write_layer(self.cache, 1, *filled)
+        self.backend: AttentionBackend = make_backend(name, self.cache, group)
         self.batch = make_batch(tree.step, "cpu", self.backend)
+
+    @property
+    def stored(self) -> LayerCache:
+        return read_layer(self.cache, 1)
 
     def attend(self, **options) -> torch.Tensor:
         return self.backend.attend(
@@ -67,9 +79,7 @@ class Layer:
 
     def check(self, **options) -> None:
         out = self.attend(**options)
-        expected = dense_attention(
-            self.q, self.cache.k, self.cache.v, self.step, scaling=SCALING, **options
-        )
+        expected = dense_attention(self.q, *self.stored, self.step, scaling=SCALING, **options)
         assert out.dtype == self.q.dtype
         assert out.shape == self.q.shape
         tolerance = TOLERANCE[self.q.dtype]
@@ -104,19 +114,27 @@ def test_head_dims(name, head_dim):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_short_dtypes(name, dtype):
+    if name == "cpu" and dtype != torch.bfloat16:
+        with pytest.raises(ConfigError, match="is for bfloat16, not for float16; try torch"):
+            Layer(name, tree_step(5), dtype=dtype)
+        return
     if name == "triton" and dtype == torch.bfloat16:
         dtype = torch.float16  # the interpreter's bfloat16 products are wrong
     Layer(name, tree_step(5), dtype=dtype).check()
 
 
 def test_float64(name):
+    if name == "cpu":
+        with pytest.raises(ConfigError, match="is for bfloat16, not for float64; try torch"):
+            Layer(name, tree_step(6), dtype=torch.float64)
+        return
     layer = Layer(name, tree_step(6), dtype=torch.float64)
     if name == "triton":
         with pytest.raises(TypeError, match="float64"):
             layer.attend()
         return
     out = layer.attend()
-    expected = dense_attention(layer.q, *layer.cache, layer.step, scaling=SCALING)
+    expected = dense_attention(layer.q, *layer.stored, layer.step, scaling=SCALING)
     torch.testing.assert_close(out, expected, atol=1e-13, rtol=1e-13)
 
 
@@ -165,7 +183,7 @@ def test_rows_that_write_nothing(name):
     layer = Layer(name, TreeStep(step, 4, [0, 2]))
     layer.k[0], layer.v[0] = torch.nan, torch.nan
     layer.check()
-    assert layer.cache.k[[1, 3]].isnan().all()
+    assert layer.stored.k[[1, 3]].isnan().all()
 
 
 def test_one_row_with_one_token(name):
@@ -230,12 +248,13 @@ def test_the_order_of_items_does_not_matter(name):
     ]
     turned = make_step(items, tree.step.positions.tolist(), tree.step.write_slots.tolist())
     other = Layer(name, replace(tree, step=turned))
-    torch.testing.assert_close(layer.attend(), other.attend(), atol=1e-5, rtol=1e-5)
+    tolerance = TOLERANCE[layer.q.dtype]
+    torch.testing.assert_close(layer.attend(), other.attend(), atol=tolerance, rtol=tolerance)
 
 
 def test_unknown_backend_is_refused():
     cache = KVCache([(1, 16)], 4, torch.float32, "cpu")
-    with pytest.raises(ConfigError, match="'flash' is not one of reference, torch, triton"):
+    with pytest.raises(ConfigError, match="'flash' is not one of reference, torch, cpu, triton"):
         make_backend("flash", cache)
 
 
@@ -288,7 +307,7 @@ def test_every_row_is_written_by_its_own_rows(name):
     layer = Layer(name, tree)
     layer.attend()
     slots = tree.step.write_slots.astype(np.int64)
-    assert torch.equal(layer.cache.k[slots], layer.k)
-    assert torch.equal(layer.cache.v[slots], layer.v)
+    assert torch.equal(layer.stored.k[slots], layer.k)
+    assert torch.equal(layer.stored.v[slots], layer.v)
     unused = sorted(set(range(tree.num_slots)) - set(tree.used_slots))
-    assert layer.cache.k[unused].isnan().all()
+    assert layer.stored.k[unused].isnan().all()

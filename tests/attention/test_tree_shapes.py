@@ -33,7 +33,7 @@ def check(step: Step, group: int, num_kv_heads: int) -> None:
     tree = TreeStep(step, max(used) + 1, used)
     layer = Layer("triton", tree, group=group, num_kv_heads=num_kv_heads)
     out = layer.attend()
-    expected = dense_attention(layer.q, layer.cache.k, layer.cache.v, step, scaling=0.2)
+    expected = dense_attention(layer.q, *layer.stored, step, scaling=0.2)
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -211,3 +211,49 @@ def test_without_cuda_the_error_says_how_to_run_on_a_cpu(capsys, benchmark, comm
     error = capsys.readouterr().err
     assert "PyTorch finds no CUDA device; on a CPU: " + command in error
     assert error.count("\n") == 1
+
+
+def test_the_cpu_backend_is_timed_in_turn_with_the_torch_backend(capsys, cpu_kernel):
+    options = ["--backend", "cpu", "--device", "cpu", "--heads", "4/2", "--head-dim", "16"]
+    rest = ["--rounds", "1", "--values", "trees", "--calibration", "off", "--tree", "1,4 | 300,5"]
+    assert main(["bench", "attention", *options, *rest, "--json"]) == 0
+    [case] = json.loads(capsys.readouterr().out)["cases"]
+    assert case["dtype"] == "bfloat16"
+    for side in ("shared", "plain", "torch_backend", "sdpa"):
+        assert case["sides"][side]["status"] == "timed"
+        assert case["sides"][side]["error"] < 2e-2
+    assert case["ratios"].keys() == {"plain", "torch_backend", "sdpa"}
+    assert main(["bench", "attention", *options, *rest]) == 0
+    assert "our torch backend takes" in capsys.readouterr().out
+
+
+def test_times_may_be_those_of_the_processor_with_one_thread(capsys):
+    result = measure(capsys, "--tree", "1,2 | 30,3", "--cpu-time")
+    assert result["clock"] == "cpu"
+    assert result["cases"][0]["sides"]["shared"]["eager_seconds"] > 0
+    assert main(["bench", "attention", *SMALL, "--tree", "1,2 | 30,3", "--cpu-time"]) == 0
+    assert "times are CPU time of the process" in capsys.readouterr().out
+
+
+def test_cpu_time_with_several_threads_is_refused(capsys):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert main(["bench", "attention", *SMALL, "--cpu-time"]) == 2
+    finally:
+        torch.set_num_threads(before)
+    assert "--cpu-time: threads that wait would count; set OMP_NUM_THREADS=1" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dtype", "float32"], "--dtype: --backend cpu is for bfloat16, not for float32"),
+        (["--head-dim", "24"], "--head-dim: 24 is no multiple of 16, for --backend cpu"),
+    ],
+)
+def test_what_the_cpu_backend_does_not_serve_is_refused(capsys, options, words):
+    assert main(["bench", "attention", "--backend", "cpu", "--device", "cpu", *options]) == 2
+    assert words in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from treeserve.kv_cache import KVCache, LayerCache
+from treeserve.kv_layout import LAYOUTS
 
 SHAPES = [(2, 4), (1, 8)]
 
@@ -29,6 +30,33 @@ def test_what_is_read_and_written_elsewhere_is_the_same(dtype):
         for old, new in zip(source.layer(index), target.layer(index), strict=True):
             assert torch.equal(new[to_slots], old[from_slots])
             assert not new[rest].any()
+
+
+def test_tokens_are_the_same_in_every_layout():
+    plain, packed = (KVCache(SHAPES, 37, torch.bfloat16, "cpu", name) for name in LAYOUTS)
+    slots = np.array([36, 3, 16, 0, 15, 17, 31], dtype=np.int32)
+    generator = torch.Generator().manual_seed(3)
+    given = [
+        LayerCache(*(torch.randn(7, *shape, generator=generator).bfloat16() for _ in range(2)))
+        for shape in SHAPES
+    ]
+    everything = np.arange(37, dtype=np.int32)
+    for cache in (plain, packed):
+        cache.write_slots(slots, given)
+    for mine, other in zip(*(c.read_slots(everything) for c in (plain, packed)), strict=True):
+        assert torch.equal(mine.k, other.k)
+        assert torch.equal(mine.v, other.v)
+    for mine, read in zip(given, packed.read_slots(slots), strict=True):
+        assert torch.equal(mine.k, read.k)
+        assert torch.equal(mine.v, read.v)
+
+
+def test_a_packed_cache_takes_no_more_memory_than_a_plain_one():
+    sizes = {
+        name: sum(t.numel() for t in KVCache(SHAPES, 64, torch.bfloat16, "cpu", name).layer(0))
+        for name in LAYOUTS
+    }
+    assert sizes["plain"] == sizes["packed"] == 2 * 64 * 2 * 4
 
 
 def test_a_copy_does_not_change_with_the_cache():

@@ -55,7 +55,9 @@ def choose_costs(
     if stored is not None:
         source = f"measured ({stored.measured_at})"
         return PlanningCosts(stored.constants.cost_model(), source)
-    built_in = default_cost_model(subject.backend, 2 * subject.num_kv_heads * subject.head_dim)
+    group = subject.num_heads // subject.num_kv_heads
+    numbers_per_token = 2 * subject.num_kv_heads * subject.head_dim
+    built_in = default_cost_model(subject.backend, numbers_per_token, group)
     return PlanningCosts(built_in, "built-in")
 
 

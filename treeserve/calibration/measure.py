@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treeserve.attention.backend import make_backend
+from treeserve.attention.backend import kv_layout, make_backend
 from treeserve.batch import Batch, make_batch
 from treeserve.calibration.subject import Subject
 from treeserve.errors import CalibrationError
@@ -87,7 +87,8 @@ class AttentionTimer:
     ) -> None:
         dtype = getattr(torch, subject.dtype)
         shape = (subject.num_kv_heads, subject.head_dim)
-        cache = KVCache([shape] * _NUM_LAYERS, num_slots, dtype, device)
+        layout = kv_layout(subject.backend)
+        cache = KVCache([shape] * _NUM_LAYERS, num_slots, dtype, device, layout)
         generator = torch.Generator(device).manual_seed(0)
         for index in range(_NUM_LAYERS):
             for stored in cache.layer(index):

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from treeserve.cache_folder import cache_folder
 from treeserve.calibration.record import BadRecord, Calibration, from_json, to_json
 from treeserve.calibration.subject import Subject
 from treeserve.errors import CalibrationError
@@ -59,14 +60,8 @@ def store_calibration(calibration: Calibration) -> Path:
 
 
 def _cache_folder() -> Path:
-    given = os.environ.get("TREESERVE_CACHE")
-    if given:
-        return Path(given)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    if shared:
-        return Path(shared) / "treeserve"
     try:
-        return Path.home() / ".cache" / "treeserve"
+        return cache_folder()
     except RuntimeError as error:
         raise CalibrationError("calibration: no home folder; set TREESERVE_CACHE") from error
 

@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 
 _PACKAGE = Path(__file__).parent.parent
 _CODE_FOLDERS = (_PACKAGE / "attention", _PACKAGE / "kernels")
+_CODE_SUFFIXES = (".py", ".cpp", ".h")
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -97,6 +98,7 @@ def _version(package: str) -> str:
 def _code_digest() -> str:
     digest = hashlib.sha256()
     for folder in _CODE_FOLDERS:
-        for path in sorted(folder.glob("*.py")):
+        files = (path for path in folder.rglob("*") if path.suffix in _CODE_SUFFIXES)
+        for path in sorted(files):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -30,6 +30,7 @@ values are wrong shows no times; if it is ours, the exit status is 1.
   treeserve bench attention --time-limit 300 --output gpu.json   in five minutes, kept as JSON
   treeserve bench attention --from gpu.json --markdown           that result as a page
   treeserve bench attention --backend torch --device cpu --tree '1,64 | 512,32'
+  treeserve bench attention --backend cpu --device cpu --tree '1,64 | 512,32'     beside torch
 
 A tree is its nodes per level | its tokens per level (the first ten are FastTree's, MLSys 2025), or
 'comb 32 | 128,16': 32 leaves, each a node of 128 tokens further down the trunk, with 16 of its own.
@@ -53,9 +54,17 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     )  # fmt: skip
     add("--head-dim", type=int, default=128, help="default: %(default)s")
     add("--dtype", action="append", choices=_DTYPES, help="may be repeated; default: bfloat16")
-    add("--backend", default="triton", choices=("torch", "triton"), help="default: %(default)s")
+    add(
+        "--backend", default="triton", choices=("torch", "cpu", "triton"),
+        help="cpu is timed in turn with torch; default: %(default)s",
+    )  # fmt: skip
     add("--device", default="cuda", help="default: %(default)s")
     add("--rounds", type=int, default=20, help="timed runs of each side; default: %(default)s")
+    add(
+        "--cpu-time", action="store_true",
+        help="time by the CPU time of the process, which other work changes little; with one "
+        "thread on a CPU",
+    )  # fmt: skip
     add(
         "--calibration", default="auto", choices=get_args(CalibrationMode),
         help="costs that plans are made by; measure: as `treeserve calibrate` would, where nothing "
@@ -85,8 +94,10 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--rounds: must be at least 1, got {args.rounds}")
     device = resolve_bench_device(args.device, _ON_A_CPU)
     if (args.backend == "triton") != (device.type == "cuda"):
-        right = "--backend triton" if device.type == "cuda" else "--backend torch"
+        right = "--backend triton" if device.type == "cuda" else "--backend torch or cpu"
         raise ConfigError(f"--backend: {args.backend} does not run on {device}; try {right}")
+    if args.cpu_time:
+        _check_cpu_time(device)
     options = _suite_options(args, device)
     from treeserve.bench.attention.suite import run_suite
 
@@ -111,6 +122,7 @@ def _suite_options(args: argparse.Namespace, device: "torch.device") -> "SuiteOp
         time_limit=args.time_limit,
         costs=costs,
         checks_values=args.values == "all",
+        by_cpu_time=args.cpu_time,
     )
 
 
@@ -123,6 +135,8 @@ def _shapes(args: argparse.Namespace) -> list[Any]:
         if args.head_dim not in HEAD_DIMS:
             sizes = ", ".join(map(str, HEAD_DIMS))
             raise ConfigError(f"--head-dim: {args.head_dim} is not one of {sizes}")
+    if args.backend == "cpu":
+        _check_for_cpu(args)
     if args.head_dim < 1:
         raise ConfigError(f"--head-dim: must be at least 1, got {args.head_dim}")
     return [
@@ -130,6 +144,23 @@ def _shapes(args: argparse.Namespace) -> list[Any]:
         for dtype in args.dtype or ("bfloat16",)
         for heads in args.heads or _HEADS
     ]
+
+
+def _check_cpu_time(device: "torch.device") -> None:
+    import torch
+
+    if device.type != "cpu":
+        raise ConfigError(f"--cpu-time: is for a CPU, not for {device}")
+    if torch.get_num_threads() != 1:
+        raise ConfigError("--cpu-time: threads that wait would count; set OMP_NUM_THREADS=1")
+
+
+def _check_for_cpu(args: argparse.Namespace) -> None:
+    if args.head_dim < 1 or args.head_dim % 16:
+        raise ConfigError(f"--head-dim: {args.head_dim} is no multiple of 16, for --backend cpu")
+    others = [dtype for dtype in args.dtype or () if dtype != "bfloat16"]
+    if others:
+        raise ConfigError(f"--dtype: --backend cpu is for bfloat16, not for {others[0]}")
 
 
 def parse_heads(heads: str) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--rounds", type=int, default=8, help="windows of each side; default: %(default)s")
     add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16 on cuda")
     add("--device", default="auto", help="default: cuda where there is one, else cpu")
-    add("--backend", choices=("torch", "triton"), help="default: triton on cuda, else torch")
+    add("--backend", choices=("torch", "cpu", "triton"), help="default: triton on cuda, else torch")
     add(
         "--calibration", default="auto", choices=get_args(CalibrationMode),
         help="costs that plans are made by, as for bench attention",

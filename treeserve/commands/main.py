@@ -4,7 +4,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from treeserve.commands import bench, calibrate, contest, demo, generate, keys, pml, serve
+from treeserve.commands import (
+    bench,
+    build_kernels,
+    calibrate,
+    contest,
+    demo,
+    doctor,
+    generate,
+    keys,
+    pml,
+    serve,
+)
 from treeserve.commands.options import OneLineParser, package_version
 from treeserve.errors import ConfigError, InvalidRequest, TreeserveError
 from treeserve.prompt_tree import TreeFileError
@@ -34,6 +45,8 @@ def make_parser() -> OneLineParser:
     calibrate.add_parser(subparsers)
     contest.add_parser(subparsers)
     pml.add_parser(subparsers)
+    doctor.add_parser(subparsers)
+    build_kernels.add_parser(subparsers)
     return parser
 
 

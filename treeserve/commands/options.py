@@ -74,7 +74,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend",
         choices=get_args(BackendName),
-        help="of attention; default: auto, triton on cuda and torch on a CPU",
+        help="of attention; default: auto, triton on cuda; on a CPU cpu, a compiled kernel, for "
+        "bfloat16 where it can be had, else torch; `treeserve doctor` says which",
     )
 
 

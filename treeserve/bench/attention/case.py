@@ -19,7 +19,7 @@ from treeserve.bench.attention.floor import Rates, least_work
 from treeserve.bench.attention.paths import TreePaths, tree_paths
 from treeserve.bench.attention.problem import TOLERANCES, Problem, Shape, make_problem
 from treeserve.bench.attention.problem import relative_error as error_of
-from treeserve.bench.attention.records import OURS, PLAIN, SHARED, CaseResult, SideResult
+from treeserve.bench.attention.records import OURS, PLAIN, SHARED, TORCH, CaseResult, SideResult
 from treeserve.bench.attention.sdpa import make_sdpa
 from treeserve.bench.attention.sides import Side, SideMaker, Subject, Unavailable, first_line
 from treeserve.bench.attention.trees import PlannedStep, plan_decode
@@ -84,6 +84,7 @@ def measure_case(
     truth = problem.attend(reference, make_batch(plain_step, bench.device, reference)).float()
     found = _check_ours(bench, problem, planned, truth)
     if all(isinstance(side, _Checked) for side in found.values()):
+        found |= _check_torch(bench, problem, planned[SHARED], truth)
         found |= _check_baselines(bench, Subject(problem, paths), truth)
         sides = _time_sides(bench, found, deadline)
     else:
@@ -94,13 +95,26 @@ def measure_case(
 def _check_ours(
     bench: Bench, problem: Problem, planned: Mapping[str, PlannedStep], truth: Tensor
 ) -> dict[str, "_Checked | SideResult"]:
-    backend = make_backend(bench.backend, problem.cache, problem.shape.group)
+    own = problem.read_by(bench.backend)
+    backend = make_backend(bench.backend, own.cache, problem.shape.group)
     found: dict[str, _Checked | SideResult] = {}
     for name in OURS:
         batch = make_batch(planned[name].step, bench.device, backend)
-        side = Side(problem.call(backend, batch), is_depth_first=False)
+        side = Side(own.call(backend, batch), is_depth_first=False)
         found[name] = _check(bench.device, side, truth, truth, problem.shape.dtype)
     return found
+
+
+def _check_torch(
+    bench: Bench, problem: Problem, planned: PlannedStep, truth: Tensor
+) -> dict[str, "_Checked | SideResult"]:
+    """What the cpu backend stands in for, over the same plan."""
+    if bench.backend != "cpu":
+        return {}
+    backend = make_backend("torch", problem.cache)
+    batch = make_batch(planned.step, bench.device, backend)
+    side = Side(problem.call(backend, batch), is_depth_first=False)
+    return {TORCH: _check(bench.device, side, truth, truth, problem.shape.dtype)}
 
 
 def _check_baselines(

@@ -1,12 +1,13 @@
 """One layer's inputs: random queries, keys and values of a step's rows, and a random KV cache."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from treeserve.attention.backend import AttentionBackend
+from treeserve.attention.backend import AttentionBackend, kv_layout
 from treeserve.batch import Batch
 from treeserve.kv_cache import KVCache
 from treeserve.scheduler.step import Plan, Step
@@ -82,6 +83,17 @@ class Problem:
             softcap=options.softcap,
             sinks=options.sinks,
         )
+
+    def read_by(self, backend_name: str) -> "Problem":
+        """The same numbers, in a KV cache that this backend reads."""
+        layout = kv_layout(backend_name)
+        if layout == self.cache.layout:
+            return self
+        old = self.cache
+        cache = KVCache(old.layer_shapes, old.num_slots, old.dtype, old.device, layout)
+        slots = np.arange(old.num_slots, dtype=np.int32)
+        cache.write_slots(slots, old.read_slots(slots))
+        return replace(self, cache=cache)
 
     def call(self, backend: AttentionBackend, batch: Batch) -> Callable[[], Tensor]:
         return lambda: self.attend(backend, batch)

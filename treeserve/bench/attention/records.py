@@ -8,6 +8,8 @@ Status: TypeAlias = Literal["timed", "wrong", "skipped"]
 
 SHARED, PLAIN = "shared", "plain"
 OURS = (SHARED, PLAIN)
+TORCH = "torch_backend"
+"""Our torch backend, with the shared plan; beside the cpu backend."""
 BASELINES = ("sdpa", "flex", "flashinfer_decode", "flashinfer_cascade")
 LOSS_THAT_COUNTS = 1.03
 """Times as long as the plain plan, and sharing has lost."""
@@ -96,7 +98,7 @@ class CaseResult:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        ratios = {name: self.ratio(name) for name in (PLAIN, *BASELINES)}
+        ratios = {name: self.ratio(name) for name in (PLAIN, TORCH, *BASELINES)}
         return {
             **asdict(self),
             "share_of_floor": self.share_of_floor,

@@ -13,7 +13,7 @@ from treeserve.bench.attention.problem import Shape
 from treeserve.bench.attention.records import CaseResult, ValuesResult
 from treeserve.bench.attention.sides import first_line
 from treeserve.bench.attention.summary import summarize
-from treeserve.bench.attention.values import check_values, value_cases
+from treeserve.bench.attention.values import check_values, dtypes_of, value_cases
 from treeserve.bench.deadline import Allowance, Deadline
 from treeserve.bench.machine import describe_machine, free_bytes
 from treeserve.bench.timing import Stopwatch
@@ -46,6 +46,8 @@ class SuiteOptions:
     costs: CalibrationMode
     checks_values: bool
     """Every dtype, head size, group ratio and option first."""
+    by_cpu_time: bool = False
+    """Of the process, with one thread, in place of the time that passes."""
 
 
 def run_suite(options: SuiteOptions, report: Callable[[str], None]) -> dict[str, Any]:
@@ -64,12 +66,14 @@ def run_suite(options: SuiteOptions, report: Callable[[str], None]) -> dict[str,
     values = None
     if options.checks_values:
         part = deadline.part(_VALUES_SHARE)
-        values = check_values(options.backend, options.device, value_cases(), part, report)
+        cases = value_cases(dtypes_of(options.backend))
+        values = check_values(options.backend, options.device, cases, part, report)
     measured = _measure_cases(options, deadline, report)
     return {
         "benchmark": "attention",
         **machine,
         "backend": options.backend,
+        "clock": "cpu" if options.by_cpu_time else "wall",
         "time_limit_seconds": options.time_limit,
         "seconds": time.perf_counter() - started,
         "rates": {dtype: asdict(rates) for dtype, rates in measured.rates.items()},
@@ -105,7 +109,7 @@ def _measure_cases(
     bench = Bench(
         device,
         options.backend,
-        Stopwatch(device),
+        Stopwatch(device, time.process_time if options.by_cpu_time else time.perf_counter),
         options.rounds,
         Allowance(None if limit is None else limit * _SETUP_SHARE),
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from treeserve.bench.attention.records import BASELINES, PLAIN, CaseResult
+from treeserve.bench.attention.records import BASELINES, PLAIN, TORCH, CaseResult
 from treeserve.bench.attention.trees import TREES
 
 MATRIX = frozenset(TREES[:10])
@@ -25,7 +25,9 @@ def summarize(cases: Sequence[CaseResult]) -> dict[str, Any]:
 
 
 def _means(cases: Sequence[CaseResult]) -> dict[str, Any]:
-    ratios = {name: _mean(case.ratio(name) for case in cases) for name in (PLAIN, *BASELINES)}
+    ratios = {
+        name: _mean(case.ratio(name) for case in cases) for name in (PLAIN, TORCH, *BASELINES)
+    }
     return {
         "share_of_floor": _mean(case.share_of_floor for case in cases),
         "ratios": {name: mean for name, mean in ratios.items() if mean is not None},

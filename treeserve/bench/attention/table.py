@@ -35,11 +35,13 @@ _COLUMNS = (
 )
 _NAMES = {
     "plain": "our plain plan",
+    "torch_backend": "our torch backend",
     "sdpa": "PyTorch's fused attention (SDPA)",
     "flex": "FlexAttention",
     "flashinfer_decode": "FlashInfer decode (FI dec)",
     "flashinfer_cascade": "FlashInfer cascade (FI casc)",
 }
+_TIMED_IN_COLUMNS = ("plain", "sdpa", "flex", "flashinfer_decode", "flashinfer_cascade")
 _FLAG_LETTERS = {"loss": "L", "above the bound": "B", "below the floor": "F"}
 _LEGEND = """\
 Times are microseconds of one layer's decode attention: medians, all sides in turn, the last-level
@@ -79,6 +81,8 @@ def render_attention(result: Mapping[str, Any], style: TableStyle) -> list[str]:
 
 def _head(result: Mapping[str, Any]) -> Iterator[str]:
     yield machine_line(result)
+    if result.get("clock") == "cpu":
+        yield "times are CPU time of the process, which has one thread"
     for dtype, rates in result["rates"].items():
         yield (
             f"a large copy moves {rates['bytes_per_second'] / 1e9:,.0f} GB/s; a large {dtype} "
@@ -119,7 +123,7 @@ def _row(case: Mapping[str, Any]) -> list[str]:
         _time(sides.get("shared")),
         _microseconds(sides["shared"]["eager_seconds"]),
         percent(case["share_of_floor"]),
-        *(_time(sides.get(name)) for name in _NAMES),
+        *(_time(sides.get(name)) for name in _TIMED_IN_COLUMNS),
         "".join(letter for flag, letter in _FLAG_LETTERS.items() if _has(case, flag)),
     ]
 

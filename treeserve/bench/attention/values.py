@@ -47,6 +47,11 @@ class ValueCase:
         return f"{self.dtype}, head dim {self.head_dim}, group {self.group}, {self.option}"
 
 
+def dtypes_of(backend: str) -> Sequence[str]:
+    """Those that a backend serves."""
+    return ("bfloat16",) if backend == "cpu" else DTYPES
+
+
 def value_cases(dtypes: Sequence[str] = DTYPES) -> list[ValueCase]:
     """All of them, in rounds: each round has every dtype and head size once, so that even the first
     few rounds, where time allows no more, meet every group and option."""
@@ -110,8 +115,9 @@ def _error(
     step = decode_step(_TREE, sharing)
     problem = make_problem(step, shape, device)
     options = _options(option, shape, device)
-    ours = make_backend(backend, problem.cache, shape.group)
-    actual = problem.attend(ours, make_batch(step, device, ours), options)
+    own = problem.read_by(backend)
+    ours = make_backend(backend, own.cache, shape.group)
+    actual = own.attend(ours, make_batch(step, device, ours), options)
     return relative_error(actual, _truth(problem.in_float64(), device, options))
 
 

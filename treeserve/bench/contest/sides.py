@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from treeserve.attention.backend import make_backend
+from treeserve.attention.backend import kv_layout, make_backend
 from treeserve.config import SchedulerConfig, SharingMode
 from treeserve.engine import Engine
 from treeserve.engine_messages import EngineRequest, RequestEnded, TokenEvent
@@ -174,7 +174,8 @@ def _make_engine(
     model: LoadedModel, backend: str, cost_model: CostModel, config: SchedulerConfig
 ) -> Engine:
     shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
-    cache = KVCache(shapes, config.num_pages * config.page_size, model.dtype, model.device)
+    num_slots = config.num_pages * config.page_size
+    cache = KVCache(shapes, num_slots, model.dtype, model.device, kv_layout(backend))
     group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
     runner = Runner(model, make_backend(backend, cache, group), config.kept_logits)
     return Engine(Scheduler(config, cost_model), runner)

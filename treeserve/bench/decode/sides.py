@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from treeserve.attention.backend import AttentionBackend, make_backend
+from treeserve.attention.backend import AttentionBackend, kv_layout, make_backend
 from treeserve.config import SchedulerConfig, SharingMode
 from treeserve.cuda_capture import CudaCapture
 from treeserve.engine import Engine
@@ -181,7 +181,8 @@ def make_sides(
 
 def _backend(model: LoadedModel, name: str, config: SchedulerConfig) -> AttentionBackend:
     shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
-    cache = KVCache(shapes, config.num_pages * config.page_size, model.dtype, model.device)
+    num_slots = config.num_pages * config.page_size
+    cache = KVCache(shapes, num_slots, model.dtype, model.device, kv_layout(name))
     group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
     return make_backend(name, cache, group)
 
