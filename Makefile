@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard proto/treeserve/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox prometheus demo serve test check lint format proto bench gpu aot train clean
+.PHONY: help install sandbox prometheus screens demo serve test check lint format proto bench gpu aot train clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -39,13 +39,22 @@ prometheus: ## Prometheus, where it may be installed; says what to do where it m
 		>/dev/null 2>&1; } || \
 		echo "Prometheus is not installed, and some tests are skipped: as root, apt-get install -y prometheus"
 
+# Tests of the page and of `treeserve top` need them, and are skipped without.
+screens: ## chromium and tmux, where they may be installed
+	@command -v chromium >/dev/null && command -v tmux >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& { apt-get install -y --no-install-recommends chromium tmux \
+			|| { apt-get update && apt-get install -y --no-install-recommends chromium tmux; }; } \
+		>/dev/null 2>&1; } || \
+		echo "chromium or tmux is missing, and tests of the screens are skipped: apt-get install -y chromium tmux"
+
 demo: $(STAMP) sandbox ## a real model solves little contest problems over gRPC, sharing what they share
 	$(BIN)/treeserve demo
 
 serve: $(STAMP) ## the server, with the embedded model, on 127.0.0.1
 	$(BIN)/treeserve serve
 
-test: $(STAMP) sandbox prometheus ## all tests
+test: $(STAMP) sandbox prometheus screens ## all tests; screenshots are kept in build/screenshots
 	$(BIN)/python -m pytest -n 2
 
 check: $(STAMP) ## lint, format, types, import contracts, generated code, metrics page, dashboards, layout

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_NODES = 2048
 """In one view: what a look may cost the streams, and a message's size."""
-MAX_ENGINE_SHARE = 0.05
+MAX_ENGINE_SHARE = 0.005
 """Of the engine's time, for all looks together."""
 MAX_COUNTED = 20_000
 """Nodes beyond these."""
@@ -125,6 +125,8 @@ class Inspection:
         loop: Started.
         shows_tokens: Whether views hold token ids, which are what tenants wrote.
         clock: Seconds, for the age of looks and the time between them.
+        cost_clock: Seconds of work of the thread that asks it: what looks cost. Time in which other
+            processes had its core is not theirs.
     """
 
     def __init__(
@@ -133,9 +135,11 @@ class Inspection:
         *,
         shows_tokens: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        cost_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._loop = loop
         self._clock = clock
+        self._cost_clock = cost_clock
         self._turn = asyncio.Lock()
         self._next_look_at = 0.0
         self._shows_tokens = shows_tokens
@@ -143,6 +147,8 @@ class Inspection:
         self._taking: dict[Scope, asyncio.Task[Look]] = {}
         self.num_looks = 0
         """That the engine was asked for."""
+        self.look_seconds = 0.0
+        """That they took of the engine's thread."""
 
     @property
     def num_changes(self) -> int:
@@ -170,7 +176,12 @@ class Inspection:
 
     async def plan(self, scope: Scope) -> PlanView:
         """The last step's plan; raises as `tree`."""
-        return await self._in_turn(lambda engine: view_plan(engine, scope))
+        return await self.ask(lambda engine: view_plan(engine, scope))
+
+    @property
+    def shows_tokens(self) -> bool:
+        """Whether views may hold what tenants wrote."""
+        return self._shows_tokens
 
     async def _join_look(self, scope: Scope) -> "Look":
         taking = self._taking.get(scope)
@@ -192,23 +203,27 @@ class Inspection:
             view = view_tree(engine, scope, MAX_NODES, shows_tokens=self._shows_tokens)
             return Look(self._loop.num_changes, self._clock(), view)
 
-        kept = await self._in_turn(take)
+        kept = await self.ask(take)
         if len(self._kept) >= _MAX_KEPT_VIEWS:
             self._kept.clear()
         self._kept[scope] = kept
         return kept
 
-    async def _in_turn(self, function: "Callable[[Engine], _ResultT]") -> _ResultT:
-        """One after another, and after a long one a long time, so that the streams go on."""
+    async def ask(self, function: "Callable[[Engine], _ResultT]") -> _ResultT:
+        """Have the engine's thread look at something, and change nothing; raises as `tree`.
+
+        One look after another, and after a long one a long time, so that the streams go on.
+        """
 
         def timed(engine: "Engine") -> tuple[_ResultT, float]:
-            started = self._clock()
-            return function(engine), self._clock() - started
+            started = self._cost_clock()
+            return function(engine), self._cost_clock() - started
 
         async with self._turn:
             await _pause(max(0.0, self._next_look_at - self._clock()))
             self.num_looks += 1
             result, seconds = await self._loop.look(timed)
+            self.look_seconds += seconds
             self._next_look_at = self._clock() + seconds * (1 / MAX_ENGINE_SHARE - 1)
             return result
 
@@ -224,11 +239,11 @@ def view_tree(
     tree, _ = engine.scheduler.insides()
     rows = {s.serial: s.num_rows for s in engine.scheduler.plan_snapshot().segments}
     now = tree.clock()
-    waiting: deque[Segment] = deque(_tops(tree, scope))
+    waiting: deque[Segment] = deque(tops(tree, scope))
     nodes: list[TreeNode] = []
     while waiting and len(nodes) < max_nodes:
         segment = waiting.popleft()
-        children = _children(segment, scope)
+        children = children_of(segment, scope)
         waiting.extend(children)
         use = None
         if scope.sees_use_of(segment.namespace):
@@ -272,7 +287,8 @@ def view_plan(engine: "Engine", scope: Scope) -> PlanView:
     return PlanView(shown, max(0, len(own) - MAX_NODES), None, None, None)
 
 
-def _tops(tree: RadixTree, scope: Scope) -> list[Segment]:
+def tops(tree: RadixTree, scope: Scope) -> list[Segment]:
+    """The first segments of each namespace that the scope sees."""
     return [
         child
         for root in tree.roots()
@@ -281,7 +297,8 @@ def _tops(tree: RadixTree, scope: Scope) -> list[Segment]:
     ]
 
 
-def _children(segment: Segment, scope: Scope) -> list[Segment]:
+def children_of(segment: Segment, scope: Scope) -> list[Segment]:
+    """Those of a segment that the scope sees."""
     children = segment.children.values()
     if scope.namespace is None or segment.namespace != PUBLIC_NAMESPACE:
         return list(children)
@@ -296,7 +313,7 @@ def _count(waiting: list[Segment], scope: Scope) -> tuple[int, int, bool]:
         num_segments += 1
         num_tokens += len(segment.tokens)
         if segment.children:
-            waiting += _children(segment, scope)
+            waiting += children_of(segment, scope)
     return num_segments, num_tokens, bool(waiting)
 
 

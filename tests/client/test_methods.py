@@ -227,6 +227,14 @@ async def test_the_tree_and_the_plan_are_seen(both):
         assert step.totals is None
 
 
+async def test_what_goes_on_is_told(both):
+    await both.same(lambda client: client.generate("counted", PARAMS).collect())
+    for seen in await both.same(lambda client: client.trees.activity(all_namespaces=True)):
+        assert (seen.calls, seen.num_left_out_calls) == ((), 0)
+        assert seen.totals.drawn_tokens == 32
+        assert seen.totals.total_pages == 256
+
+
 async def test_the_tree_is_watched(both):
     def blocking(client):
         with closing(client.trees.watch(interval_seconds=0.1)) as views:

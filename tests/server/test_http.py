@@ -49,7 +49,7 @@ async def test_liveness_is_the_engines(loading_server, text_service):
     assert await get(loading_server, "/readyz") == (503, "failed\n")
 
 
-@pytest.mark.parametrize("path", ["/", "/metric"])
+@pytest.mark.parametrize("path", ["/page", "/metric"])
 async def test_other_paths_are_not_there(server, path):
     assert (await get(server, path))[0] == 404
 

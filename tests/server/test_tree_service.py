@@ -387,8 +387,8 @@ async def test_a_long_look_is_followed_by_a_long_time_for_the_streams(house, mon
     view_tree = inspection.view_tree
     monkeypatch.setattr(inspection, "view_tree", slow_view)
     monkeypatch.setattr(inspection, "_pause", note)
-    looking = inspection.Inspection(house.loop, clock=lambda: now[0])
+    looking = inspection.Inspection(house.loop, clock=lambda: now[0], cost_clock=lambda: now[0])
     await looking.tree(Scope(HOME))
     await looking.tree(Scope("another"))
     await looking.plan(Scope(None))
-    assert pauses == [0.0, pytest.approx(57.0), pytest.approx(57.0)]
+    assert pauses == [0.0, pytest.approx(597.0), pytest.approx(597.0)]

@@ -1,5 +1,6 @@
 """Clients of a treeserve server, blocking and for asyncio, in the words of the Python API."""
 
+from treeserve.client.activity_calls import RunningCall, ServerActivity, ServerTotals
 from treeserve.client.admin_calls import Costs, Drained, LogLevel, ServerStatus
 from treeserve.client.async_admin import AsyncAdminClient
 from treeserve.client.async_stream import AsyncStream
@@ -43,10 +44,13 @@ __all__ = [
     "Retained",
     "RetainedPrefix",
     "Retries",
+    "RunningCall",
     "SampleHandle",
     "SavedPrefix",
     "SavedPrefixes",
+    "ServerActivity",
     "ServerStatus",
+    "ServerTotals",
     "Stream",
     "Tls",
     "TreeNode",

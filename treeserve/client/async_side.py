@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator
 
-from treeserve.client import prefix_calls, tree_calls
+from treeserve.client import activity_calls, prefix_calls, tree_calls
+from treeserve.client.activity_calls import ServerActivity
 from treeserve.client.async_stream import AsyncConnection
 from treeserve.client.prefix_calls import (
     Content,
@@ -140,3 +141,20 @@ class AsyncTrees:
     ) -> PlannedStep:
         """What the last step shared, what it did not share, and why."""
         return await self._connection.unary(tree_calls.get_plan(all_namespaces), timeout_seconds)
+
+    async def activity(
+        self,
+        *,
+        max_calls: int | None = None,
+        all_namespaces: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> ServerActivity:
+        """Which calls run, and what the engine has done so far.
+
+        Args:
+            max_calls: To list, the oldest first, from 0 to 1000; None: 100.
+            all_namespaces: Everybody's calls.
+            timeout_seconds: Of the call; None: the client's.
+        """
+        call = activity_calls.get_activity(max_calls, all_namespaces)
+        return await self._connection.unary(call, timeout_seconds)

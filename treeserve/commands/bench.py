@@ -17,6 +17,7 @@ from treeserve.commands import (
     bench_scheduler,
     bench_serve,
     bench_simulate,
+    bench_watching,
 )
 from treeserve.commands.options import (
     add_engine_options,
@@ -66,6 +67,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     bench_serve.add_parser(benches)
     bench_scheduler.add_parser(benches)
     bench_simulate.add_parser(benches)
+    bench_watching.add_parser(benches)
     sharing = benches.add_parser(
         "sharing", help="sharing on against off", description=_SHARING_DESCRIPTION
     )

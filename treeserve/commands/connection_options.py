@@ -14,18 +14,22 @@ _MAX_KEY_BYTES = 4096
 
 
 def add_connection_options(
-    parser: argparse.ArgumentParser, timed: str = "for everything"
+    parser: argparse.ArgumentParser,
+    timed: str = "for everything",
+    server: str | None = None,
+    server_help: str = "ask a server; default: load a model",
 ) -> argparse._ArgumentGroup:
     """Declare --server and all that belongs to it.
 
     Args:
         timed: What --timeout limits.
+        server: Asked where none is given.
 
     Returns:
         The group, for what else belongs there.
     """
     group = parser.add_argument_group("server")
-    group.add_argument("--server", metavar="HOST:PORT", help="ask a server; default: load a model")
+    group.add_argument("--server", metavar="HOST:PORT", default=server, help=server_help)
     group.add_argument(
         "--api-key-file",
         metavar="FILE",

@@ -15,6 +15,8 @@ from treeserve.commands import (
     keys,
     pml,
     serve,
+    top,
+    tree,
 )
 from treeserve.commands.options import OneLineParser, package_version
 from treeserve.errors import ConfigError, InvalidRequest, TreeserveError
@@ -27,6 +29,7 @@ once, stored once, and read once for all the samples beneath it.
   treeserve demo                              see it work, with the embedded model
   treeserve generate "Once upon" -n 4         draw four samples in this process
   treeserve serve --model /path/to/model      serve a checkpoint over gRPC
+  treeserve top                               watch what a server shares
 """
 
 
@@ -47,6 +50,8 @@ def make_parser() -> OneLineParser:
     pml.add_parser(subparsers)
     doctor.add_parser(subparsers)
     build_kernels.add_parser(subparsers)
+    top.add_parser(subparsers)
+    tree.add_parser(subparsers)
     return parser
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Serve a model over gRPC (treeserve.v1, health, reflection), with /metrics,
-/healthz and /readyz over HTTP beside it.
+Serve a model over gRPC (treeserve.v1, health, reflection), with a page that shows
+the live tree, /metrics, /healthz and /readyz over HTTP beside it.
 
   treeserve serve                                     the embedded model, on this machine only
   treeserve serve --model ./my-llama --dtype bfloat16

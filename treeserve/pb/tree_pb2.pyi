@@ -145,3 +145,73 @@ class PlanTotals(_message.Message):
     saved_cost: float
     merging_cost: float
     def __init__(self, shared_items: _Optional[int] = ..., private_items: _Optional[int] = ..., folded_segments: _Optional[int] = ..., tokens_read: _Optional[int] = ..., tokens_read_flat: _Optional[int] = ..., saved_cost: _Optional[float] = ..., merging_cost: _Optional[float] = ...) -> None: ...
+
+class GetActivityRequest(_message.Message):
+    __slots__ = ("max_calls", "all_namespaces")
+    MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
+    ALL_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    max_calls: int
+    all_namespaces: bool
+    def __init__(self, max_calls: _Optional[int] = ..., all_namespaces: _Optional[bool] = ...) -> None: ...
+
+class GetActivityResponse(_message.Message):
+    __slots__ = ("calls", "left_out_calls", "totals")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_CALLS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[RunningCall]
+    left_out_calls: int
+    totals: Totals
+    def __init__(self, calls: _Optional[_Iterable[_Union[RunningCall, _Mapping]]] = ..., left_out_calls: _Optional[int] = ..., totals: _Optional[_Union[Totals, _Mapping]] = ...) -> None: ...
+
+class RunningCall(_message.Message):
+    __slots__ = ("call_id", "namespace", "method", "age_seconds", "first_token_seconds", "drawn_tokens")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    namespace: str
+    method: str
+    age_seconds: float
+    first_token_seconds: float
+    drawn_tokens: int
+    def __init__(self, call_id: _Optional[str] = ..., namespace: _Optional[str] = ..., method: _Optional[str] = ..., age_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., drawn_tokens: _Optional[int] = ...) -> None: ...
+
+class Totals(_message.Message):
+    __slots__ = ("at_seconds", "steps", "step_seconds", "drawn_tokens", "prompt_rows", "kv_tokens_read", "kv_tokens_read_flat", "cached_tokens", "shared_in_flight_tokens", "computed_tokens", "evicted_tokens", "running_samples", "waiting_requests", "used_pages", "cached_pages", "total_pages")
+    AT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_READ_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_READ_FLAT_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_IN_FLIGHT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    USED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_PAGES_FIELD_NUMBER: _ClassVar[int]
+    at_seconds: float
+    steps: int
+    step_seconds: float
+    drawn_tokens: int
+    prompt_rows: int
+    kv_tokens_read: int
+    kv_tokens_read_flat: int
+    cached_tokens: int
+    shared_in_flight_tokens: int
+    computed_tokens: int
+    evicted_tokens: int
+    running_samples: int
+    waiting_requests: int
+    used_pages: int
+    cached_pages: int
+    total_pages: int
+    def __init__(self, at_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., step_seconds: _Optional[float] = ..., drawn_tokens: _Optional[int] = ..., prompt_rows: _Optional[int] = ..., kv_tokens_read: _Optional[int] = ..., kv_tokens_read_flat: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., shared_in_flight_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., evicted_tokens: _Optional[int] = ..., running_samples: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., used_pages: _Optional[int] = ..., cached_pages: _Optional[int] = ..., total_pages: _Optional[int] = ...) -> None: ...

@@ -49,6 +49,11 @@ class TreeServiceStub:
                 request_serializer=treeserve_dot_pb_dot_tree__pb2.WatchTreeRequest.SerializeToString,
                 response_deserializer=treeserve_dot_pb_dot_tree__pb2.WatchTreeResponse.FromString,
                 _registered_method=True)
+        self.GetActivity = channel.unary_unary(
+                '/treeserve.v1.TreeService/GetActivity',
+                request_serializer=treeserve_dot_pb_dot_tree__pb2.GetActivityRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_tree__pb2.GetActivityResponse.FromString,
+                _registered_method=True)
 
 
 class TreeServiceServicer:
@@ -76,6 +81,13 @@ class TreeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetActivity(self, request, context):
+        """Which calls run, and what the engine has done so far; costs the engine nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TreeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +105,11 @@ def add_TreeServiceServicer_to_server(servicer, server):
                     servicer.WatchTree,
                     request_deserializer=treeserve_dot_pb_dot_tree__pb2.WatchTreeRequest.FromString,
                     response_serializer=treeserve_dot_pb_dot_tree__pb2.WatchTreeResponse.SerializeToString,
+            ),
+            'GetActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetActivity,
+                    request_deserializer=treeserve_dot_pb_dot_tree__pb2.GetActivityRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_tree__pb2.GetActivityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +193,33 @@ class TreeService:
             '/treeserve.v1.TreeService/WatchTree',
             treeserve_dot_pb_dot_tree__pb2.WatchTreeRequest.SerializeToString,
             treeserve_dot_pb_dot_tree__pb2.WatchTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.TreeService/GetActivity',
+            treeserve_dot_pb_dot_tree__pb2.GetActivityRequest.SerializeToString,
+            treeserve_dot_pb_dot_tree__pb2.GetActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from treeserve.metrics import Metrics
+from treeserve.server.activity import Activity
 from treeserve.server.backstage import Backstage
 from treeserve.server.calls import Calls, Phase
 from treeserve.server.config import Address, BindError, LoadConfig, ServerConfig
@@ -22,9 +23,14 @@ from treeserve.server.endings import Endings
 from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.http import HttpServer, make_http_app
 from treeserve.server.metrics_door import MetricsDoor
+from treeserve.server.page.door import PageDoor
+from treeserve.server.page.history import History
+from treeserve.server.page.hub import Hub
+from treeserve.server.page.routes import Page
 from treeserve.server.quotas import Quotas
 from treeserve.server.service import SERVICE_NAME, GenerationService
 from treeserve.server.side_services import SERVICE_NAMES, SideServices
+from treeserve.server.step_totals import StepTotals
 from treeserve.server.tls import Tls
 from treeserve.server.tracing import Tracing
 from treeserve.server.waiting import WaitingRoom
@@ -70,7 +76,8 @@ class Server:
         load = config.load
         waiting = WaitingRoom(load.max_waiting_requests, load.max_waiting_tokens, self._watch)
         self._calls = Calls(load.max_calls, waiting.retry_seconds)
-        doors = Doors(self.doorkeeper, self._calls, Quotas(), waiting, self._watch)
+        activity = Activity()
+        doors = Doors(self.doorkeeper, self._calls, Quotas(), waiting, self._watch, activity)
         self._endings = endings = Endings(
             self._calls, metrics, tracing, request_log=config.request_log
         )
@@ -86,7 +93,9 @@ class Server:
         self._grpc = grpc.aio.server(options=self._options())
         self._add_services()
         refuse = MetricsDoor(config, self.doorkeeper).refuse
-        app = make_http_app(self._calls, metrics, self.is_alive, refuse)
+        hub = Hub(History(self._watch.totals, activity), self._state)
+        self._page = Page(PageDoor(config, self.doorkeeper), hub, self._calls)
+        app = make_http_app(self._calls, metrics, self.is_alive, refuse, self._page.routes())
         self._http = HttpServer(app, None if self._tls is None else self._tls.http_context())
         self._tasks: list[asyncio.Task[None]] = []
         self.grpc_address = config.grpc_address
@@ -96,6 +105,21 @@ class Server:
     def num_calls(self) -> int:
         """Generation calls in flight."""
         return self._calls.num_running
+
+    @property
+    def num_page_watchers(self) -> int:
+        """Browsers that watch the page."""
+        return self._page.hub.num_watchers
+
+    @property
+    def step_totals(self) -> StepTotals:
+        """What the engine's steps add up to."""
+        return self._watch.totals
+
+    @property
+    def page_seconds(self) -> float:
+        """That the page took of the event loop's thread, drawing and sending."""
+        return self._page.hub.spent_seconds
 
     def is_alive(self) -> bool:
         """Whether the engine lives, and its steps go on while it has something to do."""
@@ -138,6 +162,7 @@ class Server:
             asyncio.create_task(self._http.serve([http_socket])),
             asyncio.create_task(self._reload_for_ever()),
         ]
+        self._page.hub.start()
 
     async def set_ready(
         self,
@@ -154,6 +179,7 @@ class Server:
         """
         self._service.text_service = text_service
         self.side.set_ready(backstage)
+        self._page.set_ready(text_service, backstage)
         self._engine_is_alive = is_alive
         self._calls.phase = Phase.READY
         await self._set_health(_SERVING)
@@ -167,6 +193,7 @@ class Server:
     async def stop(self) -> None:
         """End what still runs and close both doors."""
         await self.side.stop()
+        await self._page.hub.close()
         await self._calls.cut_short()
         await self._grpc.stop(None)
         self._service.close()
@@ -194,6 +221,16 @@ class Server:
         while True:
             await asyncio.sleep(self._config.access.reload_seconds)
             self.reload(only_if_changed=True)
+
+    def _state(self) -> dict[str, Any]:
+        """What the page tells of the server itself."""
+        return {
+            "phase": self._calls.phase.value,
+            "alive": self.is_alive(),
+            "stalled_seconds": round(self._watch.stalled_seconds(), 1),
+            "calls": self.num_calls,
+            "watchers": self.num_page_watchers,
+        }
 
     def _options(self) -> list[tuple[str, Any]]:
         return [*_GRPC_OPTIONS, *_load_options(self._config.load)]

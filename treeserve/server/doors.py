@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from treeserve.request_size import RequestSize
+from treeserve.server.activity import Activity
 from treeserve.server.call_log import CallRecord
 from treeserve.server.calls import Calls
 from treeserve.server.doorkeeper import Doorkeeper
@@ -26,6 +27,7 @@ class Doors(NamedTuple):
     quotas: Quotas
     waiting: WaitingRoom
     watch: EngineWatch
+    activity: Activity
 
 
 class Call:
@@ -62,7 +64,12 @@ class Call:
             EngineStopped: The server is loading or going down.
             Overloaded: There are too many, of all callers or of this one.
         """
-        with self._doors.calls.admit(), self._doors.quotas.request(self.identity):
+        doors = self._doors
+        with (
+            doors.calls.admit(),
+            doors.quotas.request(self.identity),
+            doors.activity.run(self.record),
+        ):
             yield
 
     @contextmanager
@@ -84,5 +91,6 @@ class Call:
     def see(self, event: Delta | Finished) -> None:
         """Take in an event of its stream: a prompt that draws waits no more."""
         self.record.see(event)
+        self._doors.activity.see(event)
         if self._ticket:
             self._ticket.leave_one(event.path)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from treeserve.server.step_totals import StepTotals
 from treeserve.types import StepNumbers
 
 _FORGETTING = 0.98
@@ -31,6 +32,7 @@ class EngineWatch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.totals = StepTotals()
         self._rows = 0.0
         self._seconds = 0.0
         self._num_streams = 0
@@ -55,6 +57,7 @@ class EngineWatch:
         """
         self._last_sign = self._clock()
         self._look_at_queue(is_waiting)
+        self.totals.add(numbers)
         if numbers.num_rows == 0:
             return
         seconds = numbers.schedule_seconds + numbers.model_seconds

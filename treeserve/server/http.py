@@ -1,8 +1,9 @@
-"""The HTTP door: probes and metrics."""
+"""The HTTP door: probes, metrics and the page."""
 
+import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -10,18 +11,25 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from treeserve.metrics import Metrics
 from treeserve.server.calls import Calls, Phase
+from treeserve.server.page.event_stream import ABORT
 
 CheckMetrics = Callable[[list[str]], Response | None]
 """From the request's authorization headers to the refusal, if they do not do."""
 
 
 def make_http_app(
-    calls: Calls, metrics: Metrics, is_alive: Callable[[], bool], refuse_metrics: CheckMetrics
+    calls: Calls,
+    metrics: Metrics,
+    is_alive: Callable[[], bool],
+    refuse_metrics: CheckMetrics,
+    page: Sequence[Route] = (),
 ) -> Starlette:
-    """`/metrics`, `/healthz` (is the process of any use?) and `/readyz` (send it requests?)."""
+    """`/metrics`, `/healthz` (is the process of any use?), `/readyz` (is it ready?), the page."""
 
     async def show_metrics(request: Request) -> Response:
         refusal = refuse_metrics(request.headers.getlist("authorization"))
@@ -39,7 +47,20 @@ def make_http_app(
         return PlainTextResponse(f"{phase}\n", status_code=503)
 
     routes = {"/metrics": show_metrics, "/healthz": healthz, "/readyz": readyz}
-    return Starlette(routes=[Route(path, endpoint) for path, endpoint in routes.items()])
+    return Starlette(routes=[*(Route(path, endpoint) for path, endpoint in routes.items()), *page])
+
+
+class _AbortableProtocol(H11Protocol):
+    """Tells a request how to end its connection at once, though its client does not read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        app = self.app
+
+        async def with_abort(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, ABORT: transport.abort}, receive, send)
+
+        self.app = with_abort
 
 
 class HttpServer(uvicorn.Server):
@@ -53,6 +74,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: Starlette, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             app,
+            http=_AbortableProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from treeserve.errors import NotPossible
 from treeserve.inspection import Inspection, Scope, TreeView, cut_view
 from treeserve.pb import tree_pb2 as pb
+from treeserve.server.activity_convert import read_get_activity, write_activity
 from treeserve.server.doors import Call, Doors
 from treeserve.server.endings import Endings
 from treeserve.server.identity import Permission
@@ -43,10 +44,13 @@ class TreeService:
         self.inspection: Inspection | None = None
         self._calls = doors.calls
         self._doorkeeper = doors.doorkeeper
+        self._activity = doors.activity
+        self._totals = doors.watch.totals
         self._watchers: Counter[str] = Counter()
         self._methods = Methods(SERVICE_NAME, doors, endings)
         self._methods.look("GetTree", Permission.INSPECT, self._get_tree)
         self._methods.look("GetPlan", Permission.INSPECT, self._get_plan)
+        self._methods.look("GetActivity", Permission.INSPECT, self._get_activity)
         self._methods.watch("WatchTree", Permission.INSPECT, self._watch_tree)
 
     @property
@@ -66,6 +70,11 @@ class TreeService:
     async def _get_plan(self, data: bytes, call: Call) -> Message:
         scope = self._scope(call, read_get_plan(data))
         return write_plan(await self._inspection().plan(scope))
+
+    async def _get_activity(self, data: bytes, call: Call) -> Message:
+        max_calls, all_namespaces = read_get_activity(data)
+        records = self._activity.running(self._scope(call, all_namespaces).namespace)
+        return write_activity(records, max_calls, self._totals, self._activity)
 
     async def _watch_tree(self, data: bytes, call: Call) -> AsyncGenerator[Message, None]:
         query = read_watch_tree(data)
