@@ -20,6 +20,7 @@ from treeserve.pb import generation_pb2_grpc
 from treeserve.prompt import Prompter
 from treeserve.server.app import Server
 from treeserve.server.config import Address, ServerConfig
+from treeserve.server.contract import ServedModel
 
 
 @dataclass
@@ -57,7 +58,8 @@ async def running_service(options: EngineOptions, **config) -> AsyncIterator[Run
     loop = EngineLoop(built.engine)
     loop.start()
     text_service = TextService(loop, built.prompter)
-    await server.set_ready(text_service, lambda: loop.healthy)
+    model = ServedModel("treeserve", built.model.max_positions)
+    await server.set_ready(text_service, lambda: loop.healthy, model=model)
     async with grpc.aio.insecure_channel(str(server.grpc_address)) as channel:
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
         try:

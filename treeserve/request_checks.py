@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from treeserve.config import RequestLimits
 from treeserve.errors import InvalidRequest
@@ -129,13 +130,31 @@ def check_chat(chat: Chat, special_tokens: Sequence[str]) -> None:
         if not message.role:
             raise InvalidRequest(f"messages[{index}].role", "must not be empty")
         for name in ("role", "content"):
-            text = getattr(message, name)
-            check_text(f"messages[{index}].{name}", text)
-            special = next((token for token in special_tokens if token in text), None)
-            if special is not None:
-                raise InvalidRequest(
-                    f"messages[{index}].{name}", f"must not contain the special token {special!r}"
-                )
+            _check_said(f"messages[{index}].{name}", getattr(message, name), special_tokens)
+        for name, value in message.more.items():
+            _check_all_said(f"messages[{index}].{name}", value, special_tokens)
+    for index, tool in enumerate(chat.tools):
+        _check_all_said(f"tools[{index}]", tool, special_tokens)
+
+
+def _check_said(field: str, text: str, special_tokens: Sequence[str]) -> None:
+    check_text(field, text)
+    special = next((token for token in special_tokens if token in text), None)
+    if special is not None:
+        raise InvalidRequest(field, f"must not contain the special token {special!r}")
+
+
+def _check_all_said(field: str, value: Any, special_tokens: Sequence[str]) -> None:
+    """Every text in JSON, however deep: a template may show any of it."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                _check_said(field, text, special_tokens)
+            case Mapping() as record:
+                left += [*record.keys(), *record.values()]
+            case list(entries) | tuple(entries):
+                left += entries
 
 
 def check_float(field: str, value: float, least: float, most: float) -> None:

@@ -72,7 +72,7 @@ class Tokenizer:
         """Token ids of a chat up to where the model's next turn begins, by its own template.
 
         Raises:
-            NotPossible: The model has no chat template.
+            NotPossible: The model has no chat template, or it knows of no tools.
             InvalidRequest: The template refuses the chat, for its roles or their order.
         """
         return self.encode(self.render_chat(chat), special_tokens=False)
@@ -86,12 +86,17 @@ class Tokenizer:
         """
         if not self._tokenizer.chat_template:
             raise NotPossible("messages: the model has no chat template; give the prompt as text")
-        messages = [{"role": m.role, "content": m.content} for m in chat.messages]
+        if chat.tools and "tools" not in str(self._tokenizer.chat_template):
+            raise NotPossible("tools: the model's chat template knows of none")
+        messages = [{**m.more, "role": m.role, "content": m.content} for m in chat.messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=next_turn
+                messages,
+                tools=[dict(tool) for tool in chat.tools] or None,
+                tokenize=False,
+                add_generation_prompt=next_turn,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequest(
                 "messages", f"the model's chat template refuses them: {error}"
             ) from None

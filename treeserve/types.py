@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from treeserve.step_numbers import StepNumbers as StepNumbers
 
@@ -15,6 +15,8 @@ class Message:
     role: str
     """As the model's own chat template knows it: mostly "system", "user" or "assistant"."""
     content: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else the template reads of it: tool_calls, tool_call_id, name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Chat:
     """A chat that the model's own chat template turns into a prompt for its next turn."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the model may call, as templates that know of them take them."""
 
 
 Prompt: TypeAlias = str | Sequence[int] | Chat

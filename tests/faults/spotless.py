@@ -54,7 +54,7 @@ async def nothing_is_held(house: House) -> None:
 def held(house: House) -> dict[str, int]:
     """What calls take up on their way from the socket to the engine."""
     service = house.server._service
-    doors, texts = service._doors, service.text_service
+    doors, texts = service._doors, service._generating.text_service
     return {
         "calls": doors.calls.num_running,
         "waiting prompts": doors.waiting.num_requests,

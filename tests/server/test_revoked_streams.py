@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx2
 import pytest
 from server.listening import bearer, connected, listening, outcome_of
 
@@ -51,6 +52,27 @@ async def test_a_revoked_key_ends_its_running_streams_and_no_others(path, text_s
         text_service.release.set()
         assert (await unharmed).code == "OK"
     assert "ended 1 calls whose API keys are no longer valid" in caplog.text
+
+
+async def test_a_revoked_key_ends_what_runs_over_http_too(path, text_service):
+    access = AccessConfig(api_keys=path, reload_seconds=1e6)
+    key = new_key(path)
+    async with listening(text_service, access=access) as server:
+        address = f"http://{server.http_address}/v1/completions"
+        body = {"prompt": "wait", "stream": True}
+        headers = {"authorization": f"Bearer {key}"}
+        async with (
+            httpx2.AsyncClient(timeout=60) as client,
+            client.stream("POST", address, json=body, headers=headers) as answer,
+        ):
+            assert answer.status_code == 200
+            await text_service.waiting.wait()
+            revoke_key(path, key.split("_")[1])
+            server.reload(only_if_changed=True)
+            lines = [line async for line in answer.aiter_lines() if line]
+        assert "the API key of this call is no longer valid" in lines[-1]
+        assert text_service.closed.is_set(), "its work goes on"
+        assert server.num_calls == 0
 
 
 async def test_streams_go_on_where_a_reload_changes_nothing_of_theirs(path, text_service):

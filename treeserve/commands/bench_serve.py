@@ -28,18 +28,19 @@ if TYPE_CHECKING:
     from treeserve.bench.serve.suite import ServeOptions, Target
 
 _DESCRIPTION = """\
-Calls over gRPC: at random times at a rate, whatever becomes of them (open loop), and so many
-streams always open (closed loop). Four workloads: chats under one system prompt, trees of contest
-problems, questions about documents, and prompts that share nothing. Then the service's own cost:
-tokens a second through the socket against the engine alone, on the same calls, in turn. Starts a
-server of its own, a process with the given engine options, and ends it; --server measures one that
-runs. Every stream's end, usage and token count are checked; if a call fails or the server goes
-away, the exit status is 1. Refused calls are counted, and are no failure.
+Calls over gRPC, or over HTTP with --door http: at random times at a rate, whatever becomes of them
+(open loop), and so many streams always open (closed loop). Four workloads: chats under one system
+prompt, trees of contest problems, questions about documents, and prompts that share nothing. Then
+the service's own cost: tokens a second through the socket against the engine alone, on the same
+calls, in turn. Starts a server of its own, a process with the given engine options, and ends it;
+--server measures one that runs. Every stream's end, usage and token count are checked; if a call
+fails or the server goes away, the exit status is 1. Refused calls are counted, and are no failure.
 
   treeserve bench serve                                       about three minutes
   treeserve bench serve --workload chat --rate 4,16,64 --cost-rounds 0
   treeserve bench serve --streams 64 --json --output serve.json
   treeserve bench serve --server 127.0.0.1:50051 --rate 2
+  treeserve bench serve --door http --workload chat           the HTTP door beside the engine
 """
 _RATES, _STREAMS = "2,8", "64"
 _MOST_STREAMS = 1024
@@ -53,6 +54,10 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     parser.set_defaults(run=run, prog=parser.prog)
     add = parser.add_argument
     add("--server", metavar="ADDRESS", help="host:port of one that runs; default: one of its own")
+    add(
+        "--door", choices=("grpc", "http"), default="grpc",
+        help="which to call through; default: %(default)s",
+    )  # fmt: skip
     add(
         "--workload", default="chat,contest,documents,unshared", metavar="NAME,…",
         help="default: %(default)s",
@@ -149,12 +154,13 @@ def _target(args: argparse.Namespace, progress: ProgressLine) -> "Iterator[Targe
     from treeserve.bench.serve.suite import Target
 
     if args.server is not None:
-        yield Target(address=args.server, model="", pid=None)
+        yield Target(address=args.server, model="", pid=None, door=args.door)
         return
     progress.start("starting a server")
     with running_server(given_engine_options(args)) as server:
-        progress.start(f"ready: grpc {server.grpc_address}, {server.model}")
-        yield Target(address=server.grpc_address, model=server.model, pid=server.pid)
+        address = server.http_address if args.door == "http" else server.grpc_address
+        progress.start(f"ready: {args.door} {address}, {server.model}")
+        yield Target(address=address, model=server.model, pid=server.pid, door=args.door)
 
 
 def _cost_rounds(args: argparse.Namespace) -> int:

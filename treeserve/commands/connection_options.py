@@ -81,13 +81,14 @@ def connection(args: argparse.Namespace) -> dict[str, Any]:
     files = (args.tls_ca, args.tls_cert, args.tls_key)
     return {
         "tls": None if files == (None, None, None) else Tls(*files),
-        "api_key": None if args.api_key_file is None else _read_key(args.api_key_file),
+        "api_key": None if args.api_key_file is None else read_key(args.api_key_file),
         "insecure": bool(args.insecure),
         "timeout_seconds": args.timeout,
     }
 
 
-def _read_key(file: str) -> str:
+def read_key(file: str) -> str:
+    """The key in a file; raises ConfigError where it holds something else."""
     try:
         with Path(file).open("rb") as opened:
             content = opened.read(_MAX_KEY_BYTES + 1)

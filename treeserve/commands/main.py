@@ -8,6 +8,7 @@ from treeserve.commands import (
     bench,
     build_kernels,
     calibrate,
+    chat,
     contest,
     demo,
     doctor,
@@ -43,6 +44,7 @@ def make_parser() -> OneLineParser:
     serve.add_parser(subparsers)
     keys.add_parser(subparsers)
     generate.add_parser(subparsers)
+    chat.add_parser(subparsers)
     demo.add_parser(subparsers)
     bench.add_parser(subparsers)
     calibrate.add_parser(subparsers)

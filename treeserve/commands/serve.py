@@ -24,6 +24,7 @@ from treeserve.commands.options import (
 from treeserve.commands.serve_options import add_server_options, request_limits, server_config
 from treeserve.errors import ConfigError
 from treeserve.server.config import ServerConfig
+from treeserve.server.contract import ServedModel
 from treeserve.server.engine_watch import EngineWatch
 from treeserve.server.log_format import start_logging
 from treeserve.types import StepNumbers
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Serve a model over gRPC (treeserve.v1, health, reflection), with a page that shows
-the live tree, /metrics, /healthz and /readyz over HTTP beside it.
+Serve a model over gRPC (treeserve.v1, health, reflection) and over HTTP: OpenAI's API (/v1/models,
+/v1/chat/completions and others, /openapi.json), a page that shows the live tree, /metrics, /healthz
+and /readyz.
 
   treeserve serve                                     the embedded model, on this machine only
   treeserve serve --model ./my-llama --dtype bfloat16
@@ -57,7 +59,7 @@ _LOOK_SECONDS = 0.1
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Declare the command."""
     parser = subparsers.add_parser(
-        "serve", help="serve a model over gRPC", description=_DESCRIPTION
+        "serve", help="serve a model over gRPC and HTTP", description=_DESCRIPTION
     )
     parser.set_defaults(run=run, prog=parser.prog)
     add_server_options(parser)
@@ -115,7 +117,8 @@ async def _serve_engine(
     loop.start()
     try:
         text_service = TextService(loop, built.prompter)
-        await server.set_ready(text_service, lambda: loop.healthy, open_backstage(loop))
+        served = ServedModel(built.model.name, built.model.max_positions)
+        await server.set_ready(text_service, lambda: loop.healthy, open_backstage(loop), served)
         print(_startup_line(server, built), flush=True)
         await _first_of(signals.first.wait(), _failure_of(loop))
         if not loop.healthy:

@@ -96,7 +96,7 @@ def _add_doors(add: _Add) -> None:
     )  # fmt: skip
     add(
         "--http-address", default=DEFAULT_HTTP_ADDRESS, metavar="HOST:PORT",
-        help="of the page, /metrics, /healthz and /readyz; default: %(default)s",
+        help="of OpenAI's API, the page, /metrics, /healthz and /readyz; default: %(default)s",
     )  # fmt: skip
     add(
         "--admin-address", nargs="?", const=DEFAULT_ADMIN_ADDRESS, metavar="HOST:PORT",

@@ -16,13 +16,16 @@ from treeserve.server.activity import Activity
 from treeserve.server.backstage import Backstage
 from treeserve.server.calls import Calls, Phase
 from treeserve.server.config import Address, BindError, LoadConfig, ServerConfig
-from treeserve.server.contract import TextService
+from treeserve.server.contract import ServedModel, TextService
 from treeserve.server.doorkeeper import Doorkeeper
 from treeserve.server.doors import Doors
 from treeserve.server.endings import Endings
 from treeserve.server.engine_watch import EngineWatch
+from treeserve.server.generating import Generating
 from treeserve.server.http import HttpServer, make_http_app
 from treeserve.server.metrics_door import MetricsDoor
+from treeserve.server.openai.door import HttpDoor
+from treeserve.server.openai.routes import openai_routes
 from treeserve.server.page.door import PageDoor
 from treeserve.server.page.history import History
 from treeserve.server.page.hub import Hub
@@ -81,7 +84,8 @@ class Server:
         self._endings = endings = Endings(
             self._calls, metrics, tracing, request_log=config.request_log
         )
-        self._service = GenerationService(doors, endings, metrics, config)
+        self._generating = Generating(doors, metrics, config)
+        self._service = GenerationService(doors, endings, self._generating, config)
         self.side = SideServices(doors, endings, config, self.drain)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         metrics.ask_server(
@@ -95,7 +99,10 @@ class Server:
         refuse = MetricsDoor(config, self.doorkeeper).refuse
         hub = Hub(History(self._watch.totals, activity), self._state)
         self._page = Page(PageDoor(config, self.doorkeeper), hub, self._calls)
-        app = make_http_app(self._calls, metrics, self.is_alive, refuse, self._page.routes())
+        self._door = HttpDoor(doors, endings, self._generating, config)
+        routes = openai_routes(self._door, is_described=config.access.reflection)
+        routes += self._page.routes()
+        app = make_http_app(self._calls, metrics, self.is_alive, refuse, routes)
         self._http = HttpServer(app, None if self._tls is None else self._tls.http_context())
         self._tasks: list[asyncio.Task[None]] = []
         self.grpc_address = config.grpc_address
@@ -169,6 +176,7 @@ class Server:
         text_service: TextService,
         is_alive: Callable[[], bool] = lambda: True,
         backstage: Backstage | None = None,
+        model: ServedModel | None = None,
     ) -> None:
         """Take calls from now on.
 
@@ -176,8 +184,10 @@ class Server:
             text_service: Generates.
             is_alive: Whether the engine still works.
             backstage: What the other services answer from; None: they have nothing.
+            model: What callers are told of it; None: nothing true.
         """
-        self._service.text_service = text_service
+        self._generating.set_ready(text_service, model)
+        self._door.keeper = None if backstage is None else backstage.keeper
         self.side.set_ready(backstage)
         self._page.set_ready(text_service, backstage)
         self._engine_is_alive = is_alive
@@ -196,7 +206,7 @@ class Server:
         await self._page.hub.close()
         await self._calls.cut_short()
         await self._grpc.stop(None)
-        self._service.close()
+        self._generating.close()
         if self._tasks:
             self._http.should_exit = True
             http, reloading = self._tasks

@@ -12,6 +12,7 @@ from treeserve.server.refusals import ReaderTooSlow
 from treeserve.types import (
     Delta,
     Finished,
+    FinishReason,
     Progress,
     PromptLogprobs,
     Started,
@@ -117,6 +118,11 @@ def group(events: Iterable[StreamEvent]) -> list[PromptEvents]:
             prompt = prompts[path] = PromptEvents(path)
         prompt.add(event)
     return list(prompts.values())
+
+
+def ends_late(events: PromptEvents) -> bool:
+    """Whether the deadline of the call ended a sample."""
+    return any(delta.finish_reason is FinishReason.DEADLINE for delta in events.deltas)
 
 
 class _Buffer:

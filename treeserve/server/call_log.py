@@ -33,6 +33,8 @@ class CallRecord:
     trace_id: str
     trace_headers: dict[str, str] = field(default_factory=dict)
     """traceparent and tracestate, as they came."""
+    system: str = "grpc"
+    """The door that it came through: "grpc" or "http"."""
     clock: Callable[[], float] = time.monotonic
     identity: Identity = ANYBODY
     prompt: Any = None
@@ -120,6 +122,7 @@ def open_record(
     method: str,
     metadata: Iterable[tuple[str, str | bytes]] | None,
     service: str = "treeserve.v1.GenerationService",
+    system: str = "grpc",
 ) -> CallRecord:
     """A record with the ids that the caller gave; a request id that is missing or odd is made."""
     given = {key: value for key, value in metadata or () if isinstance(value, str)}
@@ -129,7 +132,7 @@ def open_record(
     trace = _TRACE_PARENT.fullmatch(given.get("traceparent", ""))
     trace_id = trace[1] if trace and trace[1] != _NO_TRACE else ""
     headers = {name: given[name] for name in _TRACE_HEADERS if name in given}
-    return CallRecord(service, method, request_id, trace_id, headers)
+    return CallRecord(service, method, request_id, trace_id, headers, system)
 
 
 def write_record(record: CallRecord, code: str) -> None:

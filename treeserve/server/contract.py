@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from treeserve.request_size import RequestSize
 from treeserve.types import (
@@ -27,6 +27,14 @@ Closing it aborts what still runs.
 
 Admit: TypeAlias = Callable[[RequestSize], AbstractContextManager[object]]
 """Asked once, before anything reaches the engine; entered while the stream runs. It may raise."""
+
+
+class ServedModel(NamedTuple):
+    """What callers are told of the model."""
+
+    name: str = "treeserve"
+    max_positions: int = 2048
+    """Prompt and completion together have at most this many tokens."""
 
 
 class TextService(Protocol):

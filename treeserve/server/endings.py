@@ -1,8 +1,8 @@
 """How calls end: for the caller, the metrics, the traces and the log."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -62,44 +62,58 @@ class Endings:
             method: Its name in the service.
             context: The call's.
         """
-        code = grpc.StatusCode.OK
         record = open_record(method, context.invocation_metadata(), service)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
-        task = asyncio.current_task()
-        assert task is not None
+        with self.running(record):
+            code = grpc.StatusCode.OK
+            try:
+                yield record
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                why = None if context.done() else self.why_cut_short()
+                if why is None:
+                    raise
+                code = code_of(why)
+                await _abort(context, why, record)
+            except Exception as error:
+                code = grpc.StatusCode.CANCELLED if context.done() else code_of(error)
+                if not context.done():
+                    await _abort(context, error, record)
+            finally:
+                self.tell(record, code.name)
+
+    @contextmanager
+    def running(self, record: CallRecord) -> Iterator[None]:
+        """While the current task runs a call, which `end_unless` may cut short."""
+        task = _current_task()
         self._running[task] = record
         try:
-            yield record
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            why = None if context.done() else self._why_cut_short(task)
-            if why is None:
-                raise
-            code = code_of(why)
-            await _abort(context, why, record)
-        except Exception as error:
-            code = grpc.StatusCode.CANCELLED if context.done() else code_of(error)
-            if not context.done():
-                await _abort(context, error, record)
+            yield
         finally:
             del self._running[task]
             self._revoked.discard(task)
-            self._tell(record, code.name)
 
-    def _why_cut_short(self, task: "asyncio.Task[object]") -> Exception | None:
-        """What the server tells a call that it ends itself; None: its caller did."""
-        if task in self._revoked:
+    def why_cut_short(self) -> Exception | None:
+        """What the server tells a call that it ends itself, in its task; None: its caller did."""
+        if _current_task() in self._revoked:
             return Unauthenticated(KEY_NO_LONGER_VALID)
         if self._calls.phase is Phase.STOPPED:
             return EngineStopped("the server shut down before the call had ended")
         return None
 
-    def _tell(self, record: CallRecord, code: str) -> None:
+    def tell(self, record: CallRecord, code: str) -> None:
+        """A call has ended, with the name of a gRPC status, whichever door it came through."""
         self._metrics.observe_call(record.method, code, record.identity.tenant)
         if self._tracing is not None:
             record.trace_id = self._tracing.trace(record, code)
         if self._request_log:
             write_record(record, code)
+
+
+def _current_task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def _abort(context: Context, error: Exception, record: CallRecord) -> None:

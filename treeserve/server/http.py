@@ -1,4 +1,4 @@
-"""The HTTP door: probes, metrics and the page."""
+"""The HTTP port: probes, metrics, and whatever else is served there."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -27,9 +27,9 @@ def make_http_app(
     metrics: Metrics,
     is_alive: Callable[[], bool],
     refuse_metrics: CheckMetrics,
-    page: Sequence[Route] = (),
+    more_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """`/metrics`, `/healthz` (is the process of any use?), `/readyz` (is it ready?), the page."""
+    """`/metrics`, `/healthz` (is the process of any use?), `/readyz` (requests?), and more."""
 
     async def show_metrics(request: Request) -> Response:
         refusal = refuse_metrics(request.headers.getlist("authorization"))
@@ -47,7 +47,8 @@ def make_http_app(
         return PlainTextResponse(f"{phase}\n", status_code=503)
 
     routes = {"/metrics": show_metrics, "/healthz": healthz, "/readyz": readyz}
-    return Starlette(routes=[*(Route(path, endpoint) for path, endpoint in routes.items()), *page])
+    probes = [Route(path, endpoint) for path, endpoint in routes.items()]
+    return Starlette(routes=[*probes, *more_routes])
 
 
 class _AbortableProtocol(H11Protocol):
@@ -78,6 +79,8 @@ class HttpServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             lifespan="off",
+            # Longer than clients keep an idle connection: a request must not meet its closing.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
             ssl_context_factory=None if tls is None else lambda config, default: tls,
         )

@@ -100,7 +100,7 @@ def _phases(record: CallRecord, total: float) -> list[tuple[str, float, float]]:
 
 def _attributes(record: CallRecord, code: str) -> dict[str, Any]:
     return {
-        "rpc.system": "grpc",
+        "rpc.system": record.system,
         "rpc.service": record.service,
         "rpc.method": record.method,
         "rpc.grpc.status_code": grpc.StatusCode[code].value[0],

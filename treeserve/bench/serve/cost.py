@@ -11,7 +11,7 @@ from treeserve.bench.deadline import Deadline
 from treeserve.bench.serve.cpu_time import Taken
 from treeserve.bench.serve.in_process import EngineAlone, TextServiceAlone, both_alone
 from treeserve.bench.serve.load import finish_all
-from treeserve.bench.serve.sockets import Caller, make_request
+from treeserve.bench.serve.sockets import AnyCaller
 from treeserve.bench.serve.workloads import Call, Workload
 from treeserve.config import EngineOptions
 from treeserve.errors import TreeserveError
@@ -92,7 +92,7 @@ class _Round:
 
 
 async def measure_cost(
-    caller: Caller, options: CostOptions, deadline: Deadline, progress: Callable[[str], None]
+    caller: AnyCaller, options: CostOptions, deadline: Deadline, progress: Callable[[str], None]
 ) -> Cost:
     """Time the three sides in turn, to and fro, on the same calls.
 
@@ -123,7 +123,7 @@ async def measure_cost(
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    caller: Caller
+    caller: AnyCaller
     engine: EngineAlone
     service: TextServiceAlone
     options: CostOptions
@@ -136,7 +136,7 @@ class _Sides:
         return self.engine.finish_all(calls, self.options.streams)
 
     async def _over_socket(self, calls: Sequence[Call]) -> Taken:
-        requests = [make_request(call) for call in calls]
+        requests = [self.caller.request(call) for call in calls]
         options = self.options
         taken, records = await finish_all(
             self.caller, requests, options.streams, options.server_pid

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from treeserve.bench.serve.cpu_time import Stopwatch, Taken
-from treeserve.bench.serve.sockets import Caller, CallRecord, Meter, Request
+from treeserve.bench.serve.sockets import AnyCaller, CallRecord, Meter, Request
 
 GONE = "UNAVAILABLE"
 _LEAD_SECONDS = 0.1
@@ -44,7 +44,7 @@ class Load:
 
 
 async def open_loop(
-    caller: Caller, make: Callable[[int], Request], rate: float, window: Window, seed: int
+    caller: AnyCaller, make: Callable[[int], Request], rate: float, window: Window, seed: int
 ) -> Load:
     """Calls arrive as a Poisson process, whether or not the server keeps up.
 
@@ -71,7 +71,7 @@ async def open_loop(
 
 
 async def closed_loop(
-    caller: Caller, make: Callable[[int], Request], num_streams: int, window: Window
+    caller: AnyCaller, make: Callable[[int], Request], num_streams: int, window: Window
 ) -> Load:
     """So many calls are always open; a stream whose call fails opens no other one."""
     load, start = _begin(window)
@@ -94,7 +94,7 @@ async def closed_loop(
 
 
 async def finish_all(
-    caller: Caller, requests: Sequence[Request], num_streams: int, server_pid: int | None
+    caller: AnyCaller, requests: Sequence[Request], num_streams: int, server_pid: int | None
 ) -> tuple[Taken, list[CallRecord]]:
     """What all of them take, so many open at once, and how they went."""
     watch = Stopwatch(server_pid)
@@ -115,7 +115,7 @@ async def finish_all(
 class _Calls:
     """Makes calls and keeps the records of those that were due within the window."""
 
-    def __init__(self, caller: Caller, load: Load) -> None:
+    def __init__(self, caller: AnyCaller, load: Load) -> None:
         self._caller = caller
         self._load = load
         self._is_gone = asyncio.Event()

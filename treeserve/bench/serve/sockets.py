@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -81,8 +81,20 @@ class Request:
     data: bytes
 
 
+class AnyCaller(Protocol):
+    """Makes calls through one door of a server."""
+
+    def request(self, call: Call) -> Request:
+        """The call as it goes over the wire."""
+        ...
+
+    async def make(self, request: Request, due: float, meter: Meter) -> CallRecord:
+        """Make one call to its end; an error is part of its record."""
+        ...
+
+
 class Caller:
-    """Makes calls over one connection.
+    """Makes calls over one connection to the gRPC door.
 
     Args:
         channel: Open.
@@ -102,6 +114,10 @@ class Caller:
             response_deserializer=pb.GenerateTreeResponse.FromString,
         )
 
+    def request(self, call: Call) -> Request:
+        """The call as it goes over the wire."""
+        return make_request(call)
+
     async def make(self, request: Request, due: float, meter: Meter) -> CallRecord:
         """Make one call to its end; an error is part of its record."""
         now = time.perf_counter()
@@ -112,7 +128,7 @@ class Caller:
             async for response in call:
                 now = time.perf_counter()
                 meter.see(now, _read(response, request.is_tree, now, record))
-            record.wrong = _what_is_wrong(request.call, record)
+            record.wrong = what_is_wrong(request.call, record)
         except grpc.aio.AioRpcError as error:
             record.status, record.details = error.code().name, error.details() or ""
         finally:
@@ -177,7 +193,7 @@ def _read(response: Any, is_tree: bool, now: float, record: CallRecord) -> int:
     return num_tokens
 
 
-def _what_is_wrong(call: Call, record: CallRecord) -> str:
+def what_is_wrong(call: Call, record: CallRecord) -> str:
     """Of a call that ended in good order; empty: nothing."""
     if len(record.samples) != call.num_samples:
         return f"{len(record.samples)} samples came, asked for {call.num_samples}"

@@ -3,20 +3,22 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from treeserve.bench.deadline import Deadline
 from treeserve.bench.machine import describe_machine
 from treeserve.bench.serve.cost import Cost, CostOptions, measure_cost
+from treeserve.bench.serve.http_sockets import http_connected
 from treeserve.bench.serve.load import Window, closed_loop, open_loop
 from treeserve.bench.serve.records import Mode, Stage, Targets, make_stage
-from treeserve.bench.serve.sockets import Caller, Request, connected, make_request
+from treeserve.bench.serve.sockets import AnyCaller, Request, connected
 from treeserve.bench.serve.workloads import Workload
 from treeserve.config import EngineOptions
 
 Progress = Callable[[str], None]
+Door: TypeAlias = Literal["grpc", "http"]
 _INDICES_PER_STAGE = 1 << 24
 
 
@@ -29,6 +31,8 @@ class Target:
     """In its own words; empty: it was running before, and nobody asked."""
     pid: int | None
     """None: it is not ours."""
+    door: Door = "grpc"
+    """What the address is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,8 @@ async def run_serve(target: Target, options: ServeOptions, progress: Progress) -
     stages: list[Stage] = []
     left_out: list[str] = []
     cost: Cost | None = None
-    async with connected(target.address, options.timeout_seconds) as caller:
+    open_door = http_connected if target.door == "http" else connected
+    async with open_door(target.address, options.timeout_seconds) as caller:
         for number, plan in enumerate(_plans(options)):
             if _is_over(stages, deadline):
                 left_out.append(plan.title)
@@ -111,13 +116,13 @@ def _is_over(stages: list[Stage], deadline: Deadline) -> bool:
 
 
 async def _run_stage(
-    caller: Caller, target: Target, options: ServeOptions, plan: _Plan, number: int
+    caller: AnyCaller, target: Target, options: ServeOptions, plan: _Plan, number: int
 ) -> Stage:
     """Calls are new to every stage; only what a workload shares is known from the one before."""
     first = number * _INDICES_PER_STAGE
 
     def make(index: int) -> Request:
-        return make_request(plan.workload.call(options.seed, first + index))
+        return caller.request(plan.workload.call(options.seed, first + index))
 
     window = replace(options.window, server_pid=target.pid)
     if plan.mode == "open":
@@ -151,7 +156,7 @@ def _result(
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "server": {"address": target.address, "model": target.model},
+        "server": {"address": target.address, "model": target.model, "door": target.door},
         "seed": options.seed,
         "warm_up_seconds": options.window.warm_up_seconds,
         "seconds": options.window.seconds,

@@ -56,7 +56,8 @@ def render_serve(result: Mapping[str, Any], style: TableStyle) -> list[str]:
     targets, server = result["targets"], result["server"]
     lines = [
         machine_line(result),
-        f"{result['cores']} cores; server {server['model'] or server['address']}",
+        f"{result['cores']} cores; door {server.get('door', 'grpc')}; server "
+        f"{server['model'] or server['address']}",
         f"{result['seconds']:g} s after {result['warm_up_seconds']:g} s of warm-up, seed "
         f"{result['seed']}; targets: first token {targets['ttft_ms']:g} ms, then "
         f"{targets['tpot_ms']:g} ms a token",
