@@ -19,7 +19,7 @@ class WorkList:
     """
 
     positions: Tensor
-    """[num_rows] position of each query token"""
+    """[num_rows] place of each query token in its own order: who sees what"""
     item_rows: Tensor
     """[num_states] the rows of each item, item after item; state s is (item, item_rows[s])"""
     item_row_starts: Tensor
@@ -32,7 +32,8 @@ class WorkList:
     item_slot_ends: Tensor
     """[num_items] where they end"""
     item_start_positions: Tensor
-    """[num_items] position of the item's first token; the others follow one by one"""
+    """[num_items] position of the item's first token; the others follow one by one. Before 0: they
+    are seen by every row"""
     row_states: Tensor
     """[num_states] the states of each row, in the order in which they are merged"""
     row_state_starts: Tensor

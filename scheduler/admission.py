@@ -9,9 +9,11 @@ import numpy as np
 from treeserve.errors import InvalidRequest
 from treeserve.scheduler.awaiting import Awaiting
 from treeserve.scheduler.live import LiveRequest, LiveSample
+from treeserve.scheduler.modules import ModuleSet, check_module_set
 from treeserve.scheduler.request import ScheduledRequest
 from treeserve.scheduler.rows import DecodeRows
 from treeserve.scheduler.tail import Tail
+from treeserve.scheduler.tree.imports import import_modules
 from treeserve.scheduler.tree.path import Path
 from treeserve.scheduler.tree.pool import PagePool
 from treeserve.scheduler.tree.prefix import PUBLIC_NAMESPACE, Prefix
@@ -28,7 +30,8 @@ class Admission:
     it can always go on; with less, the samples that started last give their memory up when there
     is none left: what they have is committed to the tree, and they start again behind it.
 
-    Only running samples hold memory, so a sample that runs alone can have the whole pool.
+    Only running samples hold memory, so a sample that runs alone can have the whole pool; and the
+    modules that the first of those who wait will read, until a running sample needs their room.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Admission:
         self.num_reserved_pages = 0
         self.num_preempted = 0
         """Since the start."""
+        self.held: dict[Segment, None] = {}
+        """Modules that are pinned for one who has not started."""
 
     @property
     def num_room_pages(self) -> int:
@@ -75,14 +80,38 @@ class Admission:
         # One page more, since a sample that starts again leaves its tail's first page half empty.
         num_pages = self._pool.pages_for(length + request.max_tokens - 1)
         num_pages += 1 if request.max_tokens > 1 else 0
-        if num_pages > self._pool.num_pages:
+        if request.modules is not None:
+            self._require_modules(request, request.modules, num_pages)
+        elif num_pages > self._pool.num_pages:
             raise InvalidRequest(
                 "max_tokens",
                 f"{request.max_tokens} tokens after a prompt of {length} do not fit: {limit}",
             )
 
+    def hold(self, module: Segment) -> bool:
+        """Pins a module for one who waits, once; False: no room."""
+        if module not in self.held:
+            if module.pins == 0 and not self.has_room_for(len(module)):
+                return False
+            self._tree.pin(module)
+            self.held[module] = None
+        return True
+
+    def release_held(self) -> None:
+        """Those that nobody has encoded in whole leave the tree."""
+        held, self.held = self.held, {}
+        for module in held:
+            self._tree.unpin(module)
+
+    def has_room_for(self, num_tokens: int) -> bool:
+        """Whether so many tokens in pages of their own would take none that tails need soon."""
+        return self._has_room(self._pool.pages_for(num_tokens))
+
     def start(self, request: LiveRequest) -> LiveSample | None:
-        """Starts the request's next sample, or starts a preempted one again; None: no room."""
+        """Starts the request's next sample, or starts a preempted one again; None: no room.
+
+        The modules that it imports are computed.
+        """
         if self.is_full:
             return None
         sample = self._next_sample(request)
@@ -116,6 +145,9 @@ class Admission:
         preempted: list[LiveSample] = []
         by_age: list[LiveSample] | None = None
         while (needy := self._needy_rows())[1] > self.num_room_pages:
+            if self.held:
+                self.release_held()
+                continue
             by_age = self._running_by_age() if by_age is None else by_age
             preempted.append(self._preempt(by_age.pop()))
         rows = needy[0]
@@ -190,7 +222,7 @@ class Admission:
         num_unpromised = sum(s.tail.may_outgrow_promise for s in samples)
         assert num_unpromised == self._num_unpromised, "unpromised tails are miscounted"
         assert self.num_room_pages >= 0, "more pages are promised than there are"
-        pins: Counter[Segment] = Counter()
+        pins: Counter[Segment] = Counter(self.held.keys())
         for sample in samples:
             assert sample.leaf.end_position == sample.tail.start_position, "a tail left its leaf"
             num_tokens = len(sample.earlier) + sample.tail.max_tokens
@@ -199,6 +231,19 @@ class Admission:
             path.check()
             pins.update(path.segments())
         assert {s: s.pins for s in self._tree.segments() if s.pins} == pins, "a pin is lost"
+
+    def _require_modules(
+        self, request: ScheduledRequest, modules: ModuleSet, num_own_pages: int
+    ) -> None:
+        check_module_set(modules, len(request.prompt))
+        num_module_pages = sum(self._pool.pages_for(len(each)) for each in modules.modules)
+        if num_module_pages + num_own_pages > self._pool.num_pages:
+            raise InvalidRequest(
+                "modules",
+                f"{modules.num_tokens} tokens of modules take {num_module_pages} pages, the prompt "
+                f"and {request.max_tokens} tokens after it up to {num_own_pages}, and the pool has "
+                f"{self._pool.num_pages}; import fewer, or give the engine more pages",
+            )
 
     def _next_sample(self, request: LiveRequest) -> LiveSample:
         if request.preempted:
@@ -213,10 +258,15 @@ class Admission:
             self._tree.pin(trunk)
             return trunk
         prefix = sample.request.prefix_after(sample.earlier)
+        modules, root = sample.request.request.modules, None
+        if modules is not None:
+            root = import_modules(self._tree, prefix, modules.modules)
         num_missing = len(prefix.tokens) - self._tree.locate(prefix).num_matched
         if not self._has_room(promised + self._pool.pages_for(num_missing)):
             return None
-        return self._pin_path(prefix, promised)
+        leaf = self._pin_path(prefix, promised)
+        assert leaf is None or root is None or leaf.root is root, "its modules were lost"
+        return leaf
 
     def _pin_path(self, prefix: Prefix, promised: int) -> Segment | None:
         matched = self._tree.match(prefix)
@@ -311,5 +361,7 @@ def _require_sensible(request: ScheduledRequest) -> None:
         raise InvalidRequest("deadline", "must be a time, got nan")
     if not 0 <= request.num_public_tokens <= len(request.prompt):
         raise ValueError(f"{request.num_public_tokens} public tokens of {len(request.prompt)}")
+    if request.modules is not None and request.num_public_tokens:
+        raise InvalidRequest("modules", "cannot be imported by a prompt with a public beginning")
     if request.namespace == PUBLIC_NAMESPACE:
         raise ValueError(f"the namespace {PUBLIC_NAMESPACE!r} is nobody's own")

@@ -39,6 +39,7 @@ class Assembly:
         self._awaiting = awaiting
         self._tokens = [rows.token_ids]
         self._positions = [rows.positions]
+        self._laid_out: list[tuple[int, Int32Array]] = []
         self._slots = [rows.slots]
         self._chunks: list[Chunk] = []
         self._claims: list[Claim] = []
@@ -85,6 +86,7 @@ class Assembly:
             plan=plan,
             num_prompt_rows=self._num_rows - self._num_decoding,
             scores=scores,
+            maybe_model_positions=self._model_positions(positions),
         )
         return InFlight(
             step=step,
@@ -134,7 +136,7 @@ class Assembly:
             max_rows -= end - start
             self._scores.note_path_rows(leaf, start, end, self._num_rows)
             slots = np.full(end - start, NO_SLOT, dtype=np.int32)
-            self._add_rows(request.request.prompt[start:end], start, slots)
+            self._add_rows(leaf, request.request.prompt[start:end], start, slots)
             self._add_chunk(leaf, self._num_rows - (end - start), end)
             self._recomputed.append((request, start, end))
 
@@ -160,15 +162,12 @@ class Assembly:
             end = min(len(segment), start + max_rows - (self._num_rows - first_row))
             if start == end:
                 continue
-            self._claims.append(Claim(request, segment, start, end))
+            self._claims.append(Claim(request, segment, start, end, segment.start_position))
             self._claimed[segment] = end
             self._scores.note_rows(segment, start, end, self._num_rows)
             end_position = segment.start_position + end
-            self._add_rows(
-                segment.tokens[start:end],
-                segment.start_position + start,
-                segment.slots[start:end],
-            )
+            tokens, slots = segment.tokens[start:end], segment.slots[start:end]
+            self._add_rows(segment, tokens, segment.start_position + start, slots)
             if end == len(segment) and segment in self._awaiting:
                 self._add_logits(segment)
         if self._num_rows > first_row:
@@ -176,19 +175,34 @@ class Assembly:
 
     def _recompute_last(self, leaf: Segment) -> None:
         slots = np.array([NO_SLOT], dtype=np.int32)
-        self._add_rows(leaf.tokens[-1:], leaf.end_position - 1, slots)
+        self._add_rows(leaf, leaf.tokens[-1:], leaf.end_position - 1, slots)
         self._add_chunk(leaf, self._num_rows - 1, leaf.end_position)
         self._add_logits(leaf)
         request = self._awaiting.first_request(leaf)
         self._recomputed.append((request, leaf.end_position - 1, leaf.end_position))
 
-    def _add_rows(self, tokens: Int32Array, start_position: int, slots: Int32Array) -> None:
-        end_position = start_position + len(tokens)
+    def _add_rows(self, leaf: Segment, tokens: Int32Array, start: int, slots: Int32Array) -> None:
+        """Tokens of the leaf's path, from that place on."""
+        end = start + len(tokens)
+        if leaf.layout is not None:
+            self._laid_out.append((self._num_rows, leaf.layout.model_positions(start, end)))
         self._tokens.append(tokens)
-        self._positions.append(np.arange(start_position, end_position, dtype=np.int32))
+        self._positions.append(np.arange(start, end, dtype=np.int32))
         self._slots.append(slots)
         self._num_rows += len(tokens)
         self._num_left -= len(tokens)
+
+    def _model_positions(self, positions: Int32Array) -> Int32Array | None:
+        """None where every row stands at its place."""
+        decoding = self._rows.maybe_model_positions
+        if decoding is None and not self._laid_out:
+            return None
+        model_positions = positions.copy()
+        if decoding is not None:
+            model_positions[: len(decoding)] = decoding
+        for first_row, laid_out in self._laid_out:
+            model_positions[first_row : first_row + len(laid_out)] = laid_out
+        return model_positions
 
     def _add_chunk(self, leaf: Segment, first_row: int, end_position: int) -> None:
         num_rows = self._num_rows - first_row

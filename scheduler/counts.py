@@ -20,6 +20,10 @@ class Tally:
     shared_prompt_tokens: int = 0
     computed_prompt_tokens: int = 0
     recomputed_tokens: int = 0
+    module_prompt_tokens: int = 0
+    """Of imported modules: approximate reuse, and none of the three above."""
+    encoded_module_tokens: int = 0
+    """Of modules, encoded for requests that ended."""
     plan_seconds: float = 0.0
     schedule_seconds: float = 0.0
     """The plan among it."""
@@ -37,6 +41,8 @@ class Tally:
         self.shared_prompt_tokens += usage.shared_tokens
         self.computed_prompt_tokens += usage.computed_tokens
         self.recomputed_tokens += usage.recomputed_tokens
+        self.module_prompt_tokens += usage.module_tokens
+        self.encoded_module_tokens += usage.encoded_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def fork_request(fork: ScheduledFork, parent: FinishedSample) -> ScheduledReques
         priority=fork.priority,
         deadline=fork.deadline,
         prompt_logprobs=fork.prompt_logprobs,
+        modules=parent.request.modules,
     )
 
 

@@ -19,6 +19,14 @@ class Claim:
     segment: Segment
     start: int
     end: int
+    first_position: int
+    """Of the segment when this was decided: it can be split where it is computed before it is
+    folded back."""
+
+    @property
+    def computed_end(self) -> int:
+        """Of the segment as it is now."""
+        return self.first_position + self.end - self.segment.start_position
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +48,8 @@ class InFlight:
     kept: tuple[Segment, ...]
     """Segments whose logits this step keeps."""
     plan_seconds: float
+    encoded: Segment | None = None
+    """The module of which this step encodes a part, and does nothing else."""
 
     @property
     def drawing(self) -> tuple[LiveSample, ...]:

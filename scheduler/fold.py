@@ -40,6 +40,9 @@ class Fold:
     def whole(self, flight: InFlight, tokens: Int32Array) -> tuple[list[Ended], frozenset[int]]:
         """Every drawing sample gets its token; as `read`, and no draw is lost."""
         self._mark_computed(flight)
+        if flight.encoded is not None:
+            self._charge(flight, {})
+            return [], frozenset()
         ended = []
         for index, (sample, token) in enumerate(zip(flight.drawing, tokens.tolist(), strict=True)):
             reason = sample.append(token)
@@ -56,6 +59,9 @@ class Fold:
         Those for which it is the last one have no row after that, but hold their memory.
         """
         self._mark_computed(flight)
+        if flight.encoded is not None:
+            self._charge(flight, {})
+            return
         # Rows have moved where samples ended that this step still computes.
         self._charge(flight, self._rows.num_by_tenant)
         tokens = np.empty(len(self._rows), dtype=np.int32)
@@ -90,9 +96,12 @@ class Fold:
     def _mark_computed(self, flight: InFlight) -> None:
         for claim in flight.claims:
             segment = claim.segment
-            self._tree.mark_computed(segment, claim.end)
-            start, end = segment.start_position + claim.start, segment.start_position + claim.end
-            claim.request.count_computed(start, end)
+            self._tree.mark_computed(segment, claim.computed_end)
+            start, end = claim.first_position + claim.start, claim.first_position + claim.end
+            if segment is flight.encoded:
+                claim.request.num_encoded_tokens += claim.end - claim.start
+            else:
+                claim.request.count_computed(start, end)
         for request, start, end in flight.recomputed:
             request.count_computed(start, end)
         for request, positions in flight.scored:

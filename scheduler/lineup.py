@@ -5,6 +5,7 @@ from operator import attrgetter
 
 from treeserve.scheduler.admission import Admission
 from treeserve.scheduler.assembly import half_of
+from treeserve.scheduler.encoding import Encoder
 from treeserve.scheduler.live import LiveRequest, LiveSample
 from treeserve.scheduler.queue.waiting_queue import WaitingQueue
 from treeserve.scheduler.sorted_items import SortedItems
@@ -20,10 +21,13 @@ class Lineup:
     queue, the order can still change.
     """
 
-    def __init__(self, tree: RadixTree, admission: Admission, queue: WaitingQueue) -> None:
+    def __init__(
+        self, tree: RadixTree, admission: Admission, queue: WaitingQueue, encoder: Encoder
+    ) -> None:
         self._tree = tree
         self._admission = admission
         self._queue = queue
+        self._encoder = encoder
         self._num_turns = 0
         self._admitted: list[str] = []
         self._startable: SortedItems[LiveRequest] = SortedItems(key=attrgetter("turn"))
@@ -55,6 +59,7 @@ class Lineup:
 
     def discard(self, request: LiveRequest) -> None:
         """The request has no sample left to start."""
+        self._encoder.forget(request)
         if request.turn is None:
             self._queue.remove(request.request_id)
         else:
@@ -65,7 +70,9 @@ class Lineup:
         self._admitted = []
         if self._start_admitted():
             self._admit(num_prompt_rows, now)
-        if not self._admission.num_running and (len(self._startable) or len(self._queue)):
+        self._encoder.end_pass()
+        is_idle = not self._admission.num_running and not self._encoder.is_at_work()
+        if is_idle and (len(self._startable) or len(self._queue)):
             self._start_in_empty_pool(now)
 
     def check(self, live: Iterable[LiveRequest]) -> None:
@@ -98,7 +105,8 @@ class Lineup:
             if self._admission.is_full or num_beside <= 0:
                 return
             num_needed = self._num_needed_beside(request, num_prompt_rows)
-            if num_needed > num_beside or self._admission.start(request) is None:
+            has_modules = self._encoder.offer(request)
+            if num_needed > num_beside or not has_modules or not self._start(request):
                 continue
             num_beside -= num_needed
             if not self._take_turn(request):
@@ -106,7 +114,8 @@ class Lineup:
 
     def _num_needed_beside(self, request: LiveRequest, num_prompt_rows: int) -> int:
         """Rows that the request takes from prompts which would fill the step without it."""
-        if self._tree.num_pending_tokens < num_prompt_rows:
+        num_pending = self._tree.num_pending_tokens - self._encoder.num_pending_tokens
+        if num_pending < num_prompt_rows:
             return 0
         return max(1, self._queue.num_uncomputed(request.request_id))
 
@@ -126,23 +135,39 @@ class Lineup:
         return False
 
     def _start_samples(self, request: LiveRequest) -> bool:
+        if not self._encoder.offer(request):
+            return False
         while request.is_startable:
-            if self._admission.start(request) is None:
+            if not self._start(request):
                 return False
         return True
 
+    def _start(self, request: LiveRequest) -> bool:
+        if self._admission.start(request) is None:
+            return False
+        self._encoder.forget(request)
+        return True
+
     def _start_in_empty_pool(self, now: float) -> None:
-        # A cached prefix in many pieces can pin more pages than its tokens alone would take.
-        self._tree.clear()
         if self._startable:
             request = self._startable[0]
-            started = self._admission.start(request)
+            if not self._start_alone(request):
+                return
             if not request.is_startable:
                 self._startable.pop(0)
         else:
             candidates = self._queue.candidates(now)
             request = next(candidates)
-            started = self._admission.start(request)
-            if started is not None:
+            if self._start_alone(request):
                 self._take_turn(request)
-        assert started is not None, f"{request.request_id} does not fit into an empty pool"
+
+    def _start_alone(self, request: LiveRequest) -> bool:
+        """Whether its modules are there, all memory being its own."""
+        self._encoder.focus(request)
+        # A cached prefix in many pieces can pin more pages than its tokens alone would take.
+        self._tree.clear()
+        if not self._encoder.offer(request):
+            return False
+        is_started = self._start(request)
+        assert is_started, f"{request.request_id} does not fit into an empty pool"
+        return True

@@ -1,13 +1,15 @@
 """A request and its samples while they live: what is drawn, what is pinned, what is owed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from treeserve.scheduler.finished import FinishedSample
+from treeserve.errors import InvalidRequest
+from treeserve.scheduler.finished import FinishedSample, FinishedSamples
 from treeserve.scheduler.request import PromptUsage, ScheduledRequest
 from treeserve.scheduler.scoring import Scoring
-from treeserve.scheduler.step import SampleKey
+from treeserve.scheduler.step import Int32Array, SampleKey
 from treeserve.scheduler.tail import Tail
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.segment import Segment
@@ -28,6 +30,7 @@ class LiveSample:
         "request",
         "row",
         "serial",
+        "shift",
         "stop_token_ids",
         "tail",
     )
@@ -37,6 +40,9 @@ class LiveSample:
         self.index = index
         self.key = SampleKey(request.request_id, index)
         self.stop_token_ids = request.request.stop_token_ids
+        modules = request.request.modules
+        self.shift = 0 if modules is None else modules.shift
+        """From a drawn token's place to where the model takes it to stand."""
         self.serial = serial
         """Samples with lower ones were started before."""
         self.earlier: list[int] = []
@@ -89,13 +95,15 @@ class LiveRequest:
     num_computed_tokens: int = 0
     """Of the prompt, computed by this request."""
     num_recomputed_tokens: int = 0
+    num_encoded_tokens: int = 0
+    """Of modules, encoded for this request."""
     num_settled_tokens: int = 0
     """Of the prompt, those whose origin is known: what is computed of them is computed again."""
 
     def __post_init__(self) -> None:
         request = self.request
         self.unstarted = list(reversed(range(request.num_samples)))
-        self.prefix = Prefix(request.prompt, request.namespace, request.num_public_tokens)
+        self.prefix = self._prefix(request.prompt)
         is_scored = request.prompt_logprobs is not None
         self.scoring = Scoring(len(request.prompt)) if is_scored else None
 
@@ -126,6 +134,7 @@ class LiveRequest:
 
     @property
     def prompt_length(self) -> int:
+        """Of its own tokens."""
         return len(self.request.prompt)
 
     @property
@@ -152,7 +161,7 @@ class LiveRequest:
         if not drawn:
             return self.prefix
         tokens = np.concatenate([self.request.prompt, np.array(drawn, dtype=np.int32)])
-        return Prefix(tokens, self.request.namespace, self.request.num_public_tokens)
+        return self._prefix(tokens)
 
     def count_computed(self, start: int, end: int) -> None:
         """This request computed the tokens at positions `[start, end)`."""
@@ -178,12 +187,36 @@ class LiveRequest:
         return FinishedSample(self.request, ()) if sample_index in self.unstarted else None
 
     def usage(self) -> PromptUsage:
-        computed = self.num_computed_tokens
+        computed, modules = self.num_computed_tokens, self.request.modules
+        num_module_tokens = 0 if modules is None else modules.num_tokens
         cached = min(self.num_known_tokens, self.prompt_length - computed)
         return PromptUsage(
-            prompt_tokens=self.prompt_length,
+            prompt_tokens=num_module_tokens + self.prompt_length,
             cached_tokens=cached,
             shared_tokens=self.prompt_length - cached - computed,
             computed_tokens=computed,
             recomputed_tokens=self.num_recomputed_tokens,
+            module_tokens=num_module_tokens,
+            encoded_tokens=self.num_encoded_tokens,
         )
+
+    def _prefix(self, tokens: Int32Array) -> Prefix:
+        request = self.request
+        return Prefix(tokens, request.namespace, request.num_public_tokens, request.modules)
+
+
+def find_parent(
+    live: Mapping[str, LiveRequest], finished: FinishedSamples, key: SampleKey
+) -> FinishedSample:
+    """The sample that is to be branched.
+
+    Raises:
+        InvalidRequest: There is none of that name.
+    """
+    parent = live.get(key.request_id)
+    alive = None if parent is None else parent.snapshot(key.sample_index)
+    found = alive or finished.get(key)
+    if found is None:
+        name = f"sample {key.sample_index} of {key.request_id!r}"
+        raise InvalidRequest("parent", f"{name}: neither alive nor ended last")
+    return found

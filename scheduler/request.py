@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from treeserve.scheduler.modules import ModuleSet
 from treeserve.scheduler.step import Int32Array
 
 
@@ -30,6 +31,8 @@ class ScheduledRequest:
     prompt_logprobs: int | None = None
     """k: before the first token is drawn it is told how likely each prompt token is, and the k
     likeliest beside it. Rows whose tokens are cached are computed once more for that."""
+    modules: ModuleSet | None = None
+    """What the prompt imports; `prompt` then holds its own tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +58,10 @@ class ScheduledFork:
 
 @dataclass(frozen=True, slots=True)
 class PromptUsage:
-    """Where a prompt's tokens came from: prompt = cached + shared + computed."""
+    """Where a prompt's tokens came from: prompt = module + cached + shared + computed.
+
+    The last three are exact: a token's KV is that of all before it. A module's is not.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -66,6 +72,10 @@ class PromptUsage:
     """Computed by this request."""
     recomputed_tokens: int = 0
     """Computed once more, prompt or drawn, since samples had to give up their memory."""
+    module_tokens: int = 0
+    """Of imported modules, whoever encoded them."""
+    encoded_tokens: int = 0
+    """Of modules, encoded while this request waited for them; those of `module_tokens` among it."""
 
 
 @dataclass(frozen=True, slots=True)

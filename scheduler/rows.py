@@ -27,6 +27,8 @@ class DecodeRows:
         self._token_ids = np.zeros(max_rows, dtype=np.int32)
         self._positions = np.zeros(max_rows, dtype=np.int32)
         self._slots = np.zeros(max_rows, dtype=np.int32)
+        self._shifts = np.zeros(max_rows, dtype=np.int32)
+        self._num_shifted = 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -40,6 +42,13 @@ class DecodeRows:
     def positions(self) -> Int32Array:
         """[num_rows]"""
         return self._positions[: len(self.samples)]
+
+    @property
+    def maybe_model_positions(self) -> Int32Array | None:
+        """[num_rows] as of a step; None where they are the positions."""
+        if not self._num_shifted:
+            return None
+        return self.positions + self._shifts[: len(self.samples)]
 
     @property
     def slots(self) -> Int32Array:
@@ -62,6 +71,8 @@ class DecodeRows:
         self._token_ids[row] = sample.tail.tokens[-1]
         self._positions[row] = sample.tail.end_position - 1
         self._slots[row] = NO_SLOT if sample.tail.needs_page else sample.tail.slots[-1]
+        self._shifts[row] = sample.shift
+        self._num_shifted += sample.shift != 0
 
     def rest(self, sample: LiveSample) -> None:
         """A sample that has drawn its last token, and nobody knows which."""
@@ -78,10 +89,11 @@ class DecodeRows:
         if moved is not sample:
             self.samples[row] = moved
             moved.row = row
-            for array in (self._token_ids, self._positions, self._slots):
+            for array in (self._token_ids, self._positions, self._slots, self._shifts):
                 array[row] = array[last]
         sample.row = None
         self._keys = None
+        self._num_shifted -= sample.shift != 0
         self.num_by_tenant[sample.request.tenant] -= 1
         if not self.num_by_tenant[sample.request.tenant]:
             del self.num_by_tenant[sample.request.tenant]
@@ -116,6 +128,9 @@ class DecodeRows:
             assert tail.end_position - 1 == self._positions[row], f"{sample.key}: moved"
             slot = NO_SLOT if tail.needs_page else tail.slots[-1]
             assert slot == self._slots[row], f"{sample.key}: another slot"
+            assert sample.shift == self._shifts[row], f"{sample.key}: another shift"
+        num_shifted = sum(sample.shift != 0 for sample in self.samples)
+        assert num_shifted == self._num_shifted, "shifted rows are miscounted"
         tenants = Counter(sample.request.tenant for sample in self.samples)
         assert tenants == self.num_by_tenant, "tenants are miscounted"
         assert self.keys == tuple(sample.key for sample in self.samples), "stale keys"

@@ -9,17 +9,17 @@ from time import perf_counter
 import numpy as np
 
 from treeserve.config import SchedulerConfig
-from treeserve.errors import InvalidRequest
 from treeserve.scheduler.admission import Admission
 from treeserve.scheduler.assembly import Assembly
 from treeserve.scheduler.awaiting import Awaiting
 from treeserve.scheduler.counts import SchedulerCounts, Tally
 from treeserve.scheduler.deadlines import Deadlines
+from treeserve.scheduler.encoding import Encoder
 from treeserve.scheduler.finished import FinishedSample, FinishedSamples, fork_request
-from treeserve.scheduler.flight import Flights, Landing
+from treeserve.scheduler.flight import Flights, InFlight, Landing
 from treeserve.scheduler.fold import Fold
 from treeserve.scheduler.lineup import Lineup
-from treeserve.scheduler.live import LiveRequest
+from treeserve.scheduler.live import LiveRequest, find_parent
 from treeserve.scheduler.pace import Pace
 from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.plan.planner import Planner
@@ -79,7 +79,8 @@ class Scheduler:
             reserve=config.reserve,
         )
         self._queue = WaitingQueue(config.policy, self._tree, config.tenant_weights)
-        self._lineup = Lineup(self._tree, self._admission, self._queue)
+        self._encoder = Encoder(self._tree, self._admission, config.token_budget)
+        self._lineup = Lineup(self._tree, self._admission, self._queue, self._encoder)
         self._planner = Planner(cost_model or CostModel(), config.sharing)
         self._pace = Pace()
         self._live: dict[str, LiveRequest] = {}
@@ -124,7 +125,7 @@ class Scheduler:
         """
         self._flights.require_between_steps()
         key = SampleKey(fork.parent_request_id, fork.parent_sample_index)
-        request = fork_request(fork, self._find_parent(key))
+        request = fork_request(fork, find_parent(self._live, self._finished, key))
         if request.request_id in self._live:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._admission.require_possible(request)
@@ -168,9 +169,7 @@ class Scheduler:
         self._lineup.put_back(preempted)
         if not preempted or not self._admission.num_running:
             self._lineup.start(self._config.token_budget - len(self._rows), now)
-        assembly = Assembly(self._config.token_budget, self._rows, self._awaiting)
-        assembly.add_prompts()
-        in_flight = assembly.build(self._num_steps, self._kept, self._planner.plan)
+        in_flight = self._encoder.interleave(self._num_steps, self._decide)
         if in_flight is None:
             return None
         self._num_steps += 1
@@ -216,6 +215,7 @@ class Scheduler:
         if self._flights.is_behind(step):
             self.assume(step)
         landing = self._flights.land(step, self._clock())
+        self._encoder.land(landing.in_flight)
         self._observe_pace(landing)
         fold_back = self._fold.read if landing.was_assumed else self._fold.whole
         ended, self._lost_draws = fold_back(landing.in_flight, tokens)
@@ -248,6 +248,8 @@ class Scheduler:
             for sample in list(request.running.values()):
                 self._admission.drop_sample(sample)
             self._settle(request)
+        for each in (flight, *behind):
+            self._encoder.land(each)
         if was_assumed:
             uncompute(self._tree, flight.step.write_slots)
         return [request.request_id for request in failed]
@@ -351,6 +353,7 @@ class Scheduler:
         self._pool.check(held)
         self._tree.check()
         self._lineup.check(requests)
+        self._encoder.check()
         self._admission.check(requests)
         assert not any(request.is_done for request in requests), "it outlived its samples"
         self._rows.check()
@@ -361,14 +364,10 @@ class Scheduler:
             kept = [s for s in self._tree.segments() if s.kept_index is not None]
             assert not any(s.is_pending for s in kept), "kept logits of what is not computed"
 
-    def _find_parent(self, key: SampleKey) -> FinishedSample:
-        parent = self._live.get(key.request_id)
-        alive = None if parent is None else parent.snapshot(key.sample_index)
-        finished = alive or self._finished.get(key)
-        if finished is None:
-            name = f"sample {key.sample_index} of {key.request_id!r}"
-            raise InvalidRequest("parent", f"{name}: neither alive nor ended last")
-        return finished
+    def _decide(self) -> InFlight | None:
+        assembly = Assembly(self._config.token_budget, self._rows, self._awaiting)
+        assembly.add_prompts()
+        return assembly.build(self._num_steps, self._kept, self._planner.plan)
 
     def _expire(self, now: float) -> None:
         for request_id in self._deadlines.passed(now):

@@ -49,6 +49,8 @@ class Plan:
     (item token j sits at position `item_start_positions[i] + j`, in slot
     `item_slots[item_slot_starts[i] + j]`). A row sees an item's token if and only if the token's
     position is not after the row's own (and, in layers with a sliding window, within the window).
+    Positions are places in the row's own order, from 0; tokens of modules that it imports come
+    before them, at negative ones, wherever the model takes them to stand.
 
     State s is the attention state of row `item_rows[s]` over the item that lists it there, so
     every (row, item) pair owns one state and nothing is shared. `row_states` lists each row's
@@ -116,6 +118,10 @@ class PlanCounts:
     """States of the row that has most: how deep the sharing goes."""
     max_branches: int = 0
     """Branches and sharers directly beneath the shared segment that has most."""
+    num_module_items: int = 0
+    """Of the shared items, those of modules that several sets of modules have in common."""
+    module_tokens_read: int = 0
+    """Of the KV tokens read, those of these items."""
     predicted_cost: float = 0.0
     """By the cost model, in its unit."""
     origin: PlanOrigin = "rebuilt"
@@ -202,7 +208,7 @@ class Step:
     """[num_rows]; `unread_token(i)` where it is what draw i of the step before drew, and nobody has
     read that yet"""
     positions: Int32Array
-    """[num_rows]"""
+    """[num_rows] the place of each among the tokens that it follows: who sees what"""
     write_slots: Int32Array
     """[num_rows], NO_SLOT where nothing is written"""
     logits_rows: Int32Array
@@ -214,6 +220,14 @@ class Step:
     """Rows that compute prompt tokens; the rest are one per decoding sample."""
     scores: Scores | None = None
     """None: nobody asks. What they need of the output head is not among `logits_rows`."""
+    maybe_model_positions: Int32Array | None = None
+    """As `model_positions`; None where no row differs from `positions`."""
+
+    @property
+    def model_positions(self) -> Int32Array:
+        """[num_rows] where the model takes each token to stand, which modules lay out with gaps"""
+        model_positions = self.maybe_model_positions
+        return self.positions if model_positions is None else model_positions
 
     @property
     def num_rows(self) -> int:

@@ -34,7 +34,7 @@ class Batch:
     token_ids: Tensor
     """[1, num_rows] int64"""
     positions: Tensor
-    """[1, num_rows] int64"""
+    """[1, num_rows] int64 where the model takes each token to stand"""
     write_slots: Tensor
     """[num_rows] int32, NO_SLOT where nothing is written"""
     logits_rows: Tensor
@@ -116,6 +116,8 @@ def make_batch(
     """
     target, shape_rows = torch.device(device), preparer.shape_rows
     arrays = [step.token_ids, step.write_slots, step.logits_rows, step.positions]
+    if step.maybe_model_positions is not None:
+        arrays.append(step.maybe_model_positions)
     listed: dict[str, Int32Array] = {}
     if shape_rows is not None:
         cut = (cutter or PlanCutter(shape_rows)).cut(step.plan)
@@ -123,7 +125,7 @@ def make_batch(
         if slots is None:
             listed["item_slots"] = step.plan.item_slots
     sent = send([*arrays, *listed.values()], target)
-    token_ids, write_slots, logits_rows, positions = sent[: len(arrays)]
+    token_ids, write_slots, logits_rows, positions = sent[:4]
     work = None
     if shape_rows is not None:
         lists = dict(zip(listed, sent[len(arrays) :], strict=True))
@@ -138,7 +140,7 @@ def make_batch(
         )
     return Batch(
         token_ids=known_tokens(step, token_ids, last_drawn).long()[None],
-        positions=positions.long()[None],
+        positions=sent[len(arrays) - 1].long()[None],
         write_slots=write_slots,
         logits_rows=logits_rows.long(),
         maybe_work=work,

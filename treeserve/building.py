@@ -23,6 +23,7 @@ from treeserve.errors import ConfigError
 from treeserve.kv_cache import KVCache
 from treeserve.kv_layout import KVLayoutName
 from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
+from treeserve.module_support import why_no_modules
 from treeserve.prompt import Prompter
 from treeserve.runner import Runner
 from treeserve.scheduler.scheduler import Scheduler
@@ -83,6 +84,7 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         max_positions=model.max_positions,
         end_token_ids=model.end_token_ids,
         limits=options.limits,
+        why_no_modules=why_no_modules(model),
     )
     scheduler = Scheduler(config, costs.model)
     engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))

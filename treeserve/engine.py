@@ -351,7 +351,8 @@ class Engine:
         self._sharing = _add_sharing(
             self._sharing,
             Sharing(
-                prompt_tokens=usage.prompt_tokens, computed_prompt_tokens=usage.computed_tokens
+                prompt_tokens=usage.prompt_tokens,
+                computed_prompt_tokens=usage.computed_tokens + usage.encoded_tokens,
             ),
         )
 

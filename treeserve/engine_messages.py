@@ -6,6 +6,7 @@ import numpy as np
 
 from treeserve.errors import InvalidRequest
 from treeserve.logit_rules import RuleSet
+from treeserve.scheduler.modules import ModuleSet, check_module_set
 from treeserve.scheduler.request import PromptUsage, ScheduledFork, ScheduledRequest
 from treeserve.types import FinishReason, SamplingParams, TokenLogprob
 
@@ -42,6 +43,8 @@ class EngineRequest:
     """What changes the logits of its samples."""
     reports_progress: bool = False
     """Whether to tell how much of the prompt is computed."""
+    modules: ModuleSet | None = None
+    """What the prompt imports; `prompt_token_ids` are then its own tokens."""
     branch: Branch | None = None
     """Where the prompt ends, if that is another sample's token: while that sample runs, its memory
     is shared up to there."""
@@ -145,6 +148,7 @@ def as_scheduled(request: EngineRequest) -> ScheduledRequest:
         priority=request.priority,
         deadline=request.deadline,
         prompt_logprobs=params.prompt_logprobs,
+        modules=request.modules,
     )
 
 
@@ -176,7 +180,10 @@ def check_request(request: EngineRequest, vocabulary_size: int, max_positions: i
                 f"prompt[{index}]",
                 f"token id {token_id} is outside the vocabulary of {vocabulary_size}",
             )
-    check_length(len(prompt), max_positions)
+    if request.modules is None:
+        check_length(len(prompt), max_positions)
+    else:
+        _check_modules(request.modules, len(prompt), vocabulary_size, max_positions)
 
 
 def check_length(num_tokens: int, max_positions: int) -> None:
@@ -185,4 +192,34 @@ def check_length(num_tokens: int, max_positions: int) -> None:
         raise InvalidRequest(
             "prompt",
             f"has {num_tokens} tokens; the model takes at most {max_positions - 1} and one more",
+        )
+
+
+def all_tokens(
+    modules: ModuleSet | None, own_token_ids: tuple[int, ...]
+) -> tuple[tuple[int, ...], int]:
+    """A prompt's tokens, those of modules first, and the position that the next one will have."""
+    if modules is None:
+        return own_token_ids, len(own_token_ids)
+    imported = [token for module in modules.modules for token in module.token_ids.tolist()]
+    return (*imported, *own_token_ids), modules.shift + len(own_token_ids)
+
+
+def _check_modules(
+    modules: ModuleSet, num_own_tokens: int, vocabulary_size: int, max_positions: int
+) -> None:
+    check_module_set(modules, num_own_tokens)
+    for index, module in enumerate(modules.modules):
+        outside = (module.token_ids < 0) | (module.token_ids >= vocabulary_size)
+        if outside.any():
+            raise InvalidRequest(
+                f"modules[{index}].token_ids[{int(outside.argmax())}]",
+                f"is outside the vocabulary of {vocabulary_size}",
+            )
+    last = max(modules.max_position, modules.shift + num_own_tokens)
+    if last >= max_positions:
+        raise InvalidRequest(
+            "modules",
+            f"reach position {last} with the prompt's own tokens and one more; the model's last "
+            f"position is {max_positions - 1}",
         )

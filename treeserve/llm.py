@@ -21,6 +21,7 @@ from treeserve.engine import Engine
 from treeserve.errors import InvalidRequest
 from treeserve.generation import InPlaceLoop
 from treeserve.prompt import EncodedPrompt, Prompter
+from treeserve.scheduler.modules import ModuleSet
 from treeserve.text_stream import Item
 from treeserve.types import (
     Chat,
@@ -126,12 +127,16 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        modules: ModuleSet | Sequence[ModuleSet | None] | None = None,
     ) -> list[Generation]:
         """Samples of one or several prompts, which share what text they have in common.
 
         Args:
             prompts: Text, token ids, or a list of either.
             params: For all, or one for each prompt; None is the defaults.
+            modules: What they import, for all or one for each prompt; the prompts are then their
+                own tokens. Approximate: modules do not see each other. None: nothing.
 
         Returns:
             One result for each prompt, in order.
@@ -139,7 +144,7 @@ class LLM:
         Raises:
             InvalidRequest: Names the prompt, the field and the limit; nothing is computed.
         """
-        encoded = self._encode(prompts, params)
+        encoded = self._encode(prompts, params, modules)
         return self._run(encoded, [()] * len(encoded))
 
     def generate_tree(self, tree: PromptTree) -> list[Generation]:
@@ -152,19 +157,26 @@ class LLM:
         return self._run(encoded, [prompt.path for prompt in encoded])
 
     def stream(
-        self, prompt: Prompt | PromptTree, params: SamplingParams | None = None
+        self,
+        prompt: Prompt | PromptTree,
+        params: SamplingParams | None = None,
+        *,
+        modules: ModuleSet | None = None,
     ) -> Iterator[Item]:
         """The same as it grows: deltas of samples, and each prompt's usage after its last one.
 
         Args:
             prompt: A prompt, or a tree (which brings its own parameters).
             params: Of the prompt; None is the defaults.
+            modules: What the prompt imports; not for a tree.
         """
         prompter = self._built.prompter
         if isinstance(prompt, PromptTree):
+            if modules is not None:
+                raise InvalidRequest("modules", "are imported by a prompt, not by a tree")
             encoded = prompter.encode_tree(prompt)
         else:
-            encoded = [prompter.encode(prompt, params)]
+            encoded = [prompter.encode(prompt, params, modules=modules)]
         return self._loop.stream(encoded)
 
     def sharing(self) -> Sharing:
@@ -175,13 +187,17 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
+        modules: ModuleSet | Sequence[ModuleSet | None] | None,
     ) -> list[EncodedPrompt]:
         several = _as_list(prompts)
         each = _params_for(several, params)
+        imported = _modules_for(several, modules)
         encoded = []
         for index, (prompt, own) in enumerate(zip(several, each, strict=True)):
             try:
-                encoded.append(self._built.prompter.encode(prompt, own, (index,)))
+                encoded.append(
+                    self._built.prompter.encode(prompt, own, (index,), modules=imported[index])
+                )
             except InvalidRequest as error:
                 if len(several) == 1:
                     raise
@@ -258,3 +274,15 @@ def _params_for(
             "params", f"one for each of the {len(prompts)} prompts is needed, got {len(params)}"
         )
     return list(params)
+
+
+def _modules_for(
+    prompts: list[Prompt], modules: ModuleSet | Sequence[ModuleSet | None] | None
+) -> list[ModuleSet | None]:
+    if modules is None or isinstance(modules, ModuleSet):
+        return [modules] * len(prompts)
+    if len(modules) != len(prompts):
+        raise InvalidRequest(
+            "modules", f"one for each of the {len(prompts)} prompts is needed, got {len(modules)}"
+        )
+    return list(modules)

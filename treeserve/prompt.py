@@ -8,8 +8,14 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from treeserve.config import RequestLimits
-from treeserve.engine_messages import Branch, EngineRequest, check_length, check_request
-from treeserve.errors import InvalidRequest
+from treeserve.engine_messages import (
+    Branch,
+    EngineRequest,
+    all_tokens,
+    check_length,
+    check_request,
+)
+from treeserve.errors import InvalidRequest, NotPossible
 from treeserve.guidance import Guide
 from treeserve.logit_rules import RuleSet
 from treeserve.request_checks import (
@@ -24,6 +30,7 @@ from treeserve.request_checks import (
     check_text,
     check_token_ids,
 )
+from treeserve.scheduler.modules import ModuleSet
 from treeserve.tokenizer import Tokenizer
 from treeserve.types import (
     Chat,
@@ -67,6 +74,7 @@ class Prompter:
         max_positions: Prompt and completion together have at most this many tokens.
         end_token_ids: The model's own end-of-text tokens.
         limits: How much one call may ask for.
+        why_no_modules: Why prompts cannot import modules; None: they can.
         clock: Seconds, the engine's.
     """
 
@@ -78,6 +86,7 @@ class Prompter:
         max_positions: int,
         end_token_ids: frozenset[int],
         limits: RequestLimits = _NO_LIMITS,
+        why_no_modules: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokenizer = tokenizer
@@ -85,6 +94,7 @@ class Prompter:
         self.model_limits = ModelLimits(vocabulary_size, max_positions)
         self.end_token_ids = end_token_ids
         self._guide = Guide(tokenizer, vocabulary_size, end_token_ids)
+        self._why_no_modules = why_no_modules
         self._clock = clock
 
     def encode(
@@ -95,18 +105,19 @@ class Prompter:
         *,
         output: OutputOptions | None = None,
         options: RequestOptions = _DEFAULTS,
+        modules: ModuleSet | None = None,
     ) -> EncodedPrompt:
-        """Check and tokenise one prompt.
+        """Check and tokenise one prompt, which may import modules: then it is its own tokens.
 
         Raises:
             InvalidRequest: Names the field and the limit.
-            NotPossible: It needs a chat template or guidance, and there is none.
+            NotPossible: It needs a chat template, guidance or modules, and there is none.
         """
         check_options(options)
         params = params or SamplingParams()
         check_params(params, self.model_limits, self.limits)
         token_ids = self.token_ids(prompt)
-        return self._encoded(path, token_ids, params, output, options)
+        return self._encoded(path, token_ids, params, output, options, modules=modules)
 
     def encode_tree(
         self, tree: PromptTree, *, options: RequestOptions = _DEFAULTS
@@ -199,27 +210,32 @@ class Prompter:
         output: OutputOptions | None,
         options: RequestOptions,
         guided_token_ids: tuple[int, ...] = (),
+        modules: ModuleSet | None = None,
     ) -> EncodedPrompt:
+        if modules is not None and self._why_no_modules is not None:
+            raise NotPossible("modules", self._why_no_modules)
         output = output or OutputOptions()
         check_output(output)
         arrived_at = self._clock() if options.arrived_at is None else options.arrived_at
         deadline, is_time_limited = _deadline(params, options, arrived_at)
         end_token_ids = self._end_token_ids(params)
+        before, num_before = all_tokens(modules, token_ids)
         request = EngineRequest(
             request_id=uuid4().hex,
             prompt_token_ids=token_ids,
-            params=self._resolved(params, len(token_ids)),
+            params=self._resolved(params, num_before),
             end_token_ids=end_token_ids,
             namespace=options.namespace,
             tenant=options.tenant,
             priority=options.priority,
             deadline=deadline,
-            rules=self._rules(params, token_ids, end_token_ids, guided_token_ids),
+            rules=self._rules(params, before, end_token_ids, guided_token_ids),
             reports_progress=output.progress,
+            modules=modules,
         )
         model = self.model_limits
         check_request(request, model.vocabulary_size, model.max_positions)
-        check_prompt_length(len(token_ids), self.limits)
+        check_prompt_length(len(before), self.limits)
         encoded = EncodedPrompt(path, request, arrived_at, output, is_time_limited=is_time_limited)
         _check_drawn("max_tokens", [encoded], self.limits)
         return encoded

@@ -78,7 +78,7 @@ class StaticBatch:
         lists = {name: self._buffer[span] for name, span in self._spans.items()}
         self.token_ids = lists.pop("token_ids")
         """[bucket.num_rows] int32"""
-        write_slots = lists.pop("write_slots")
+        write_slots, model_positions = lists.pop("write_slots"), lists.pop("model_positions")
         self.work = WorkList(
             **lists,
             item_slots=slots.entries,
@@ -86,6 +86,8 @@ class StaticBatch:
             widest_shape=bucket.widest_shape,
             needs_merge=True,
         )
+        self.model_positions = model_positions
+        """[bucket.num_rows] int32"""
         self.write_slots = write_slots
         """[bucket.num_rows] int32"""
         self.logits_rows = torch.arange(bucket.num_rows, device=device)
@@ -95,7 +97,7 @@ class StaticBatch:
         """Its ids and positions are computed from the buffers: within a capture, on each replay."""
         return Batch(
             token_ids=self.token_ids.long()[None],
-            positions=self.work.positions.long()[None],
+            positions=self.model_positions.long()[None],
             write_slots=self.write_slots,
             logits_rows=self.logits_rows,
             maybe_work=self.work,
@@ -113,6 +115,7 @@ class StaticBatch:
         num_rows, plan = step.num_rows, step.plan
         padding = {
             "positions": (step.positions, 0),
+            "model_positions": (step.model_positions, 0),
             "token_ids": (step.token_ids, 0),
             "write_slots": (step.write_slots, NO_SLOT),
             "row_state_starts": (plan.row_state_starts, len(plan.item_rows)),
@@ -137,6 +140,7 @@ def _sizes(bucket: Bucket) -> dict[str, int]:
     return {
         "token_ids": rows,
         "positions": rows,
+        "model_positions": rows,
         "write_slots": rows,
         "item_rows": most,
         "item_row_starts": most + 1,

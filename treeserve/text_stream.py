@@ -120,6 +120,8 @@ class TextStream:
             computed_tokens=usage.computed_tokens,
             completion_tokens=self._completion_tokens,
             recomputed_tokens=usage.recomputed_tokens,
+            module_tokens=usage.module_tokens,
+            encoded_tokens=usage.encoded_tokens,
         )
 
 

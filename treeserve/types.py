@@ -177,7 +177,7 @@ class TokenLogprob:
 class Usage:
     """Tokens of one prompt and its samples.
 
-    prompt_tokens = cached_tokens + shared_tokens + computed_tokens.
+    prompt_tokens = module_tokens + cached_tokens + shared_tokens + computed_tokens.
     """
 
     prompt_tokens: int
@@ -191,6 +191,10 @@ class Usage:
     """Drawn, over all samples."""
     recomputed_tokens: int = 0
     """Computed once more, prompt or drawn, since samples had to give up their memory."""
+    module_tokens: int = 0
+    """Of imported modules: each was encoded alone, so what they are is approximate."""
+    encoded_tokens: int = 0
+    """Of modules, encoded while this prompt waited for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,16 +22,17 @@ def check_plan(
     item_of_state = np.repeat(np.arange(plan.num_items), num_states)
     row = 0
     for sample in samples:
+        modules = _module_slots(sample.leaf)
         own = np.concatenate([_path_slots(sample.leaf), sample.tail.slots])
         assert positions[row] == len(own) - 1, f"row {row} is at another position"
-        _check_row(plan, item_of_state, row, own)
+        _check_row(plan, item_of_state, row, modules, own)
         row += 1
     for chunk in chunks:
         assert chunk.first_row == row, "chunks are not in row order"
-        own = _path_slots(chunk.leaf)
+        modules, own = _module_slots(chunk.leaf), _path_slots(chunk.leaf)
         for end in range(chunk.end_position - chunk.num_rows + 1, chunk.end_position + 1):
             assert positions[row] == end - 1, f"row {row} is at another position"
-            _check_row(plan, item_of_state, row, own[:end])
+            _check_row(plan, item_of_state, row, modules, own[:end])
             row += 1
     assert row == plan.num_rows, "a row belongs to nobody"
 
@@ -54,20 +55,37 @@ def _check_lists(plan: Plan, num_rows: int) -> None:
     assert (ends <= starts).all(), "two items in one place"
 
 
-def _check_row(plan: Plan, item_of_state: NDArray[np.int64], row: int, own: Int32Array) -> None:
+def _check_row(
+    plan: Plan,
+    item_of_state: NDArray[np.int64],
+    row: int,
+    modules: Int32Array,
+    own: Int32Array,
+) -> None:
     states = plan.row_states[plan.row_state_starts[row] : plan.row_state_starts[row + 1]]
     assert (np.diff(states) > 0).all(), "states are not in item order"
     items = item_of_state[states]
-    position = 0
+    position, before = 0, [modules[:0]]
     for item in items[np.argsort(plan.item_start_positions[items])].tolist():
-        assert plan.item_start_positions[item] == position, f"row {row}: a gap, or tokens twice"
+        start = int(plan.item_start_positions[item])
         slots = plan.item_slots[plan.item_slot_starts[item] : plan.item_slot_ends[item]]
+        before.append(slots[: max(0, -start)])
+        slots = slots[max(0, -start) :]
+        if start < 0 and not len(slots):
+            continue
+        assert max(0, start) == position, f"row {row}: a gap, or tokens twice"
         seen = slots[: len(own) - position]
         assert len(seen) > 0, f"row {row} sees nothing of item {item}"
         expected = own[position : position + len(seen)]
         assert np.array_equal(seen, expected), f"row {row} sees other tokens"
         position += len(seen)
     assert position == len(own), f"row {row} does not see all of its tokens"
+    found = np.sort(np.concatenate(before))
+    assert np.array_equal(found, np.sort(modules)), f"row {row} does not see its modules once each"
+
+
+def _module_slots(leaf: Segment) -> Int32Array:
+    return np.concatenate([leaf.slots[:0], *(module.slots for module in leaf.modules)])
 
 
 def _path_slots(leaf: Segment) -> Int32Array:

@@ -32,9 +32,10 @@ class CostModel:
         if self.max_item_tokens is not None and self.max_item_tokens < 1:
             raise ValueError("max_item_tokens must be at least 1")
 
-    def must_merge(self, ends: NDArray[np.int64]) -> bool:
+    def must_merge(self, num_tokens: NDArray[np.int64]) -> bool:
         """Whether any reader of so many tokens has several states in every plan: it is cut."""
-        return self.max_item_tokens is not None and ends.max(initial=0) > self.max_item_tokens
+        most = self.max_item_tokens
+        return most is not None and num_tokens.max(initial=0) > most
 
     def items_cost(
         self, num_tokens: NDArray[np.int64], num_rows: NDArray[np.int64] | np.int64

@@ -26,6 +26,8 @@ def count_plan(
     max_row_states = int(np.diff(states.row_state_starts).max(initial=0))
     tokens_read = int(pieces.lengths.sum())
     is_alone = np.append(decisions.lowest_own, -1)[trie.reader_runs] < 0
+    for group in readers.imports.groups:
+        is_alone[group.readers] = False
     branches = np.bincount(np.append(trie.parents, trie.reader_runs) + 1, minlength=1)[1:]
     return PlanCounts(
         num_shared_items=num_shared,
@@ -35,7 +37,9 @@ def count_plan(
         num_outweighed_segments=int(trie.num_segments[_are_outweighed(decisions)].sum()),
         num_plain_rows=int(readers.num_rows[is_alone].sum()),
         tokens_read=tokens_read,
-        tokens_read_flat=int(readers.ends.sum()),
+        tokens_read_flat=int(readers.ends.sum() + readers.imports.num_tokens.sum()),
+        num_module_items=int(pieces.firsts[items.num_shared] - pieces.firsts[len(items.own_runs)]),
+        module_tokens_read=sum(group.num_tokens for group in readers.imports.groups),
         num_shared_rows=int(shared_rows.sum()),
         num_node_rows=int(node_rows.sum()),
         node_rows_log2=_count_by_log2(node_rows),

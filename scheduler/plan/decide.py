@@ -43,8 +43,11 @@ def decide(trie: Trie, readers: Readers, cost_model: CostModel) -> Decisions:
     if not shared.owns.any():
         return shared
     unmerged = _leave_unmerged(shared, trie, readers, cost_model)
-    merges = (shared.owns & ~(unmerged.owns & (shared.item_starts == 0))).any()
-    is_free = not merges or cost_model.must_merge(readers.ends)
+    is_first = shared.item_starts == trie.first_starts
+    merges = (shared.owns & ~(unmerged.owns & is_first)).any()
+    # A group of modules is a state more, whatever becomes of the rest.
+    must_merge = readers.imports.groups or cost_model.must_merge(readers.ends - readers.starts)
+    is_free = not merges or must_merge
     decisions = replace(
         shared,
         saved_cost=unmerged.saved_cost,
@@ -138,20 +141,20 @@ def _leave_unmerged(
 ) -> Decisions:
     """The cheapest choice that leaves every row a single state, if nothing has to be cut.
 
-    Only what ends with a run for all of its readers can still be read together, from position 0.
+    Only what ends with a run for all of its readers can still be read together, from its start.
     """
     sharing = np.flatnonzero(trie.reader_runs >= 0)
     runs, ends = trie.reader_runs[sharing], readers.ends[sharing]
-    alone = cost_model.items_cost(ends, readers.num_rows[sharing])
+    alone = cost_model.items_cost(ends - readers.starts[sharing], readers.num_rows[sharing])
     folded = np.bincount(runs, weights=alone, minlength=len(trie))
-    own = cost_model.items_cost(trie.ends, trie.num_rows)
+    own = cost_model.items_cost(trie.ends - trie.first_starts, trie.num_rows)
     owns = _ends_readers(trie, runs, ends) & (own <= folded)
     roots = trie.levels[0]
     least = np.minimum(shared.own_costs[roots], shared.folded_costs[roots]).sum()
     return Decisions(
         owns=owns,
-        item_starts=np.where(owns, 0, shared.item_starts),
-        below_starts=np.where(owns, trie.ends, 0),
+        item_starts=np.where(owns, trie.first_starts, shared.item_starts),
+        below_starts=np.where(owns, trie.ends, trie.first_starts),
         lowest_own=np.where(owns, np.arange(len(trie)), -1),
         own_costs=np.where(owns, own, shared.own_costs),
         folded_costs=np.where(owns, folded, shared.folded_costs),

@@ -11,10 +11,13 @@ from treeserve.scheduler.step import Int32Array, Int64Array
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Items:
-    """Not yet cut: the shared ones, parents first, then those that one reader reads alone."""
+    """Not yet cut: the shared ones, parents first, groups of modules, then those that one reader
+    reads alone."""
 
     own_runs: Int64Array
-    """[num_shared] the run with which each shared item ends"""
+    """[num_runs] the run with which each shared item ends"""
+    num_groups: int
+    """Of modules."""
     alone: Int64Array
     """[num_items - num_shared] the reader of each other item, ascending"""
     starts: Int64Array
@@ -26,7 +29,7 @@ class Items:
 
     @property
     def num_shared(self) -> int:
-        return len(self.own_runs)
+        return len(self.own_runs) + self.num_groups
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,23 +52,38 @@ class Pieces:
 def list_items(trie: Trie, decisions: Decisions, readers: Readers) -> Items:
     """What is read together, and what each reader reads alone beneath that."""
     own_runs = np.flatnonzero(decisions.owns)
-    alone_starts = np.append(decisions.below_starts, 0)[trie.reader_runs]
+    below_starts = np.append(decisions.below_starts, 0)[trie.reader_runs]
+    alone_starts = np.where(trie.reader_runs < 0, readers.starts, below_starts)
     alone = np.flatnonzero(readers.ends > alone_starts)
     item_of_run = np.full(len(trie) + 1, -1)
     item_of_run[own_runs] = np.arange(len(own_runs))
+    groups = readers.imports.groups
+    num_shared = len(own_runs) + len(groups)
     alone_items = np.full(len(readers), -1)
-    alone_items[alone] = np.arange(len(own_runs), len(own_runs) + len(alone))
+    alone_items[alone] = np.arange(num_shared, num_shared + len(alone))
     lowest_own = np.append(decisions.lowest_own, -1)
     next_own = np.append(lowest_own[trie.parents], -1)
     columns, at = [alone_items], lowest_own[trie.reader_runs]
+    for item in range(num_shared - 1, len(own_runs) - 1, -1):
+        columns.append(np.full(len(readers), -1))
+        columns[-1][groups[item - len(own_runs)].readers] = item
     while (at >= 0).any():
         columns.append(item_of_run[at])
         at = next_own[at]
     return Items(
         own_runs=own_runs,
+        num_groups=len(groups),
         alone=alone,
-        starts=np.concatenate([decisions.item_starts[own_runs], alone_starts[alone]]),
-        ends=np.concatenate([trie.ends[own_runs], readers.ends[alone]]),
+        starts=np.concatenate(
+            [
+                decisions.item_starts[own_runs],
+                np.array([-group.num_tokens for group in groups], dtype=np.int64),
+                alone_starts[alone],
+            ]
+        ),
+        ends=np.concatenate(
+            [trie.ends[own_runs], np.zeros(len(groups), dtype=np.int64), readers.ends[alone]]
+        ),
         reader_items=np.stack(columns[::-1], axis=1),
     )
 

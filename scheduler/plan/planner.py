@@ -11,6 +11,7 @@ from treeserve.config import SharingMode
 from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.plan.counts import count_plan
 from treeserve.scheduler.plan.decide import Decisions, decide
+from treeserve.scheduler.plan.imports import Imports
 from treeserve.scheduler.plan.layout import Items, Pieces, cut_items, list_items, list_states
 from treeserve.scheduler.plan.regions import ItemRegions
 from treeserve.scheduler.plan.snapshot import PlanSnapshot, take_snapshot
@@ -81,7 +82,9 @@ class Planner:
     def snapshot(self) -> PlanSnapshot:
         """What became of every shared segment in the last plan, and why."""
         last = self._last or self._rebuild([], [], [], np.zeros(0, dtype=np.int32))
-        return take_snapshot(last.trie, last.decisions, last.pieces, last.plan, self._sharing)
+        return take_snapshot(
+            last.trie, last.decisions, last.imports, last.pieces, last.plan, self._sharing
+        )
 
     def _goes_on(
         self, last: "_Planned", leaves: list[Segment], tails: list[Tail], positions: Int32Array
@@ -131,9 +134,10 @@ class Planner:
         positions: Int32Array,
     ) -> "_Planned":
         num_decoding = len(leaves)
-        readers = make_readers(leaves, positions[:num_decoding] + 1, chunks)
-        trie = flat_trie(len(readers)) if self._sharing == "off" else build_trie(readers)
-        decisions = decide(trie, readers, self._deciding_costs)
+        shares, costs = self._sharing != "off", self._deciding_costs
+        readers = make_readers(leaves, positions[:num_decoding] + 1, chunks, costs, shares=shares)
+        trie = build_trie(readers) if shares else flat_trie(len(readers))
+        decisions = decide(trie, readers, costs)
         items = list_items(trie, decisions, readers)
         pieces = cut_items(items, self._cost_model.max_item_tokens)
         first_slots = self._place(items, trie, readers, tails)
@@ -157,6 +161,7 @@ class Planner:
             ),
             trie=trie,
             decisions=decisions,
+            imports=readers.imports,
             pieces=pieces,
             first_tail_item=items.num_shared,
             tail_pieces=tail_pieces,
@@ -167,10 +172,10 @@ class Planner:
     def _place(self, items: Items, trie: Trie, readers: Readers, tails: list[Tail]) -> Int64Array:
         """[num_items] the first entry of each item in the arena."""
         regions, num_tails = self._regions, readers.num_decoding
-        regions.begin()
-        ends = np.cumsum([items.num_shared, num_tails])
-        starts, tail_starts, chunk_starts = np.split(items.starts, ends)
-        run_ends, tail_ends, chunk_ends = np.split(items.ends, ends)
+        regions.begin(readers.imports)
+        ends = np.cumsum([len(items.own_runs), items.num_groups, num_tails])
+        starts, _, tail_starts, chunk_starts = np.split(items.starts, ends)
+        run_ends, _, tail_ends, chunk_ends = np.split(items.ends, ends)
         leaves = readers.leaves
         bottoms = [trie.bottoms[run] for run in items.own_runs.tolist()]
         chunk_leaves = [leaves[reader] for reader in items.alone[num_tails:].tolist()]
@@ -199,6 +204,7 @@ class _Planned:
     plan: Plan
     trie: Trie
     decisions: Decisions
+    imports: Imports
     pieces: Pieces
     first_tail_item: int
     tail_pieces: Int64Array

@@ -5,13 +5,14 @@ from typing import TypeAlias
 import numpy as np
 
 from treeserve.scheduler.plan.arena import Region, SlotArena
+from treeserve.scheduler.plan.imports import Imports
 from treeserve.scheduler.plan.tail_items import TailItems, path_slots
 from treeserve.scheduler.step import Int32Array, Int64Array, SlotChanges
 from treeserve.scheduler.tail import Tail
 from treeserve.scheduler.tree.segment import Segment
 
-_Key: TypeAlias = tuple[Segment, int, int]
-"""Of the tokens at positions `[start, end)` of the segment's path."""
+_Key: TypeAlias = tuple[tuple[Segment, ...], Segment | None, int, int]
+"""Of modules, and after them the tokens at positions `[start, end)` of the segment's path."""
 
 
 class ItemRegions:
@@ -21,6 +22,7 @@ class ItemRegions:
         self._arena = SlotArena()
         self._runs: dict[_Key, Region] = {}
         self._chunks: list[Region] = []
+        self._imports = Imports({}, (), np.zeros(0, dtype=np.int64))
         self.tails = TailItems(self._arena)
 
     @property
@@ -32,8 +34,9 @@ class ItemRegions:
         """What of it has been written since this was last asked."""
         return self._arena.take_changes()
 
-    def begin(self) -> None:
-        """The last plan is no longer read."""
+    def begin(self, imports: Imports) -> None:
+        """The last plan is no longer read; the next one's readers import these."""
+        self._imports = imports
         for region in self._chunks:
             self._arena.free(region)
         self._chunks = []
@@ -41,10 +44,14 @@ class ItemRegions:
             self._compact()
 
     def place_runs(self, bottoms: list[Segment], starts: Int64Array, ends: Int64Array) -> list[int]:
-        """[num_items] the first entry of each shared item, which ends with that segment."""
+        """[num_items + num_groups] the first entry of each shared item, which ends with that
+        segment, and of each group of modules."""
         old, self._runs = self._runs, {}
         firsts = []
-        for key in zip(bottoms, starts.tolist(), ends.tolist(), strict=True):
+        spans = zip(bottoms, starts.tolist(), ends.tolist(), strict=True)
+        keys: list[_Key] = [(self._lead(leaf, at), leaf, at, end) for leaf, at, end in spans]
+        keys += [(group.modules, None, -group.num_tokens, 0) for group in self._imports.groups]
+        for key in keys:
             region = old.pop(key, None) or self._copy(*key)
             self._runs[key] = region
             firsts.append(region.start)
@@ -56,15 +63,19 @@ class ItemRegions:
         self, leaves: list[Segment], starts: Int64Array, ends: Int64Array
     ) -> list[int]:
         """[num_items] the first entry of each item that one chunk reads alone."""
-        keys = zip(leaves, starts.tolist(), ends.tolist(), strict=True)
-        self._chunks = [self._copy(*key) for key in keys]
+        spans = zip(leaves, starts.tolist(), ends.tolist(), strict=True)
+        self._chunks = [self._copy(self._lead(leaf, at), leaf, at, end) for leaf, at, end in spans]
         return [region.start for region in self._chunks]
 
     def place_tails(
         self, leaves: list[Segment], tails: list[Tail], starts: Int64Array, ends: Int64Array
     ) -> Int64Array:
         """[num_items] the first entry of each decoding sample's own item."""
-        self.tails.place(leaves, tails, starts)
+        leads: list[tuple[Segment, ...]] | None = None
+        if self._imports.leads:
+            spans = zip(leaves, starts.tolist(), strict=True)
+            leads = [self._lead(leaf, start) for leaf, start in spans]
+        self.tails.place(leaves, tails, starts, leads)
         self.tails.fill(ends - starts)
         return self.tails.region_starts
 
@@ -77,10 +88,18 @@ class ItemRegions:
         self._runs = {key: Region(*at) for key, at in zip(self._runs, shifted, strict=True)}
         self.tails.shift((moved - starts)[len(runs) :])
 
-    def _copy(self, leaf: Segment, start: int, end: int) -> Region:
+    def _lead(self, leaf: Segment, start: int) -> tuple[Segment, ...]:
+        return self._imports.lead(leaf) if start < 0 else ()
+
+    def _copy(
+        self, modules: tuple[Segment, ...], leaf: Segment | None, start: int, end: int
+    ) -> Region:
         region = self._arena.allocate(end - start)
         at = region.start
-        for piece in path_slots(leaf, start, end):
+        pieces = [module.slots for module in modules]
+        if leaf is not None:
+            pieces += path_slots(leaf, max(0, start), end)
+        for piece in pieces:
             self._arena.write(at, piece)
             at += len(piece)
         return region

@@ -44,6 +44,7 @@ class TailItems:
         self._table = _Table(*(np.zeros(1, dtype=np.int64) for _ in fields(_Table)))
         self._leaves: list[Segment] = []
         self._tails: list[Tail] = []
+        self._leads: list[tuple[Segment, ...]] | None = None
         self._rows: dict[Tail, int] = {}
 
     @property
@@ -71,9 +72,25 @@ class TailItems:
         """Whether they are the very samples that were placed last, in the same order."""
         return leaves == self._leaves and tails == self._tails
 
-    def place(self, leaves: list[Segment], tails: list[Tail], item_starts: Int64Array) -> None:
-        """Finds a region for each item; `fill` completes those that were there before."""
+    def place(
+        self,
+        leaves: list[Segment],
+        tails: list[Tail],
+        item_starts: Int64Array,
+        leads: list[tuple[Segment, ...]] | None = None,
+    ) -> None:
+        """Finds a region for each item; `fill` completes those that were there before.
+
+        Args:
+            leaves: [num_rows]
+            tails: [num_rows]
+            item_starts: [num_rows] before 0 where an item has modules first.
+            leads: [num_rows] those modules; None: nobody has any.
+        """
         known = self._find(leaves, tails, item_starts)
+        if leads is not None or self._leads is not None:
+            known = self._same_leads(known, leads)
+        self._leads = leads
         old = self._table
         is_gone = np.ones(len(self._tails), dtype=np.bool_)
         is_gone[known[known >= 0]] = False
@@ -125,6 +142,13 @@ class TailItems:
         known[self._table.item_starts[known] != item_starts] = -1
         return known
 
+    def _same_leads(self, known: Int64Array, leads: list[tuple[Segment, ...]] | None) -> Int64Array:
+        """[num_rows] the known rows, -1 for those whose items began with other modules."""
+        old = [*(self._leads or [()] * len(self._tails)), ()]
+        new = leads or [()] * len(known)
+        same = [old[row] == lead for row, lead in zip(known.tolist(), new, strict=True)]
+        return np.where(np.array(same, dtype=np.bool_), known, -1)
+
     def _place_new(self, rows: NDArray[np.intp]) -> None:
         arena, table, tails, leaves = self._arena, self._table, self._tails, self._leaves
         starts = table.item_starts[rows].tolist()
@@ -134,7 +158,8 @@ class TailItems:
             leaf, slots = leaves[row], tails[row].page_slots
             prefix = prefixes.get(leaf)
             if prefix is None:
-                pieces = path_slots(leaf, item_start, leaf.end_position)
+                pieces = [] if self._leads is None else [m.slots for m in self._leads[row]]
+                pieces += path_slots(leaf, max(0, item_start), leaf.end_position)
                 prefix = prefixes[leaf] = np.concatenate(pieces) if pieces else leaf.slots[:0]
             size = len(prefix) + len(slots)
             start, end = arena.allocate(size + _room(len(slots)))

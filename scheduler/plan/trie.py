@@ -7,6 +7,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from treeserve.scheduler.plan.cost import CostModel
+from treeserve.scheduler.plan.imports import Imports, find_imports
 from treeserve.scheduler.step import Int32Array, Int64Array
 from treeserve.scheduler.tail import Tail
 from treeserve.scheduler.tree.segment import Segment
@@ -47,11 +49,15 @@ class Readers:
 
     leaves: list[Segment]
     """[num_readers] the last segment of which each reads any token"""
+    starts: Int64Array
+    """[num_readers] the position of the first token that each reads beside groups of modules: 0,
+    or before that where modules come first"""
     ends: Int64Array
     """[num_readers] one after the position of the last token that each reads"""
     num_rows: Int64Array
     """[num_readers]"""
     num_decoding: int
+    imports: Imports
 
     def __len__(self) -> int:
         return len(self.leaves)
@@ -61,7 +67,8 @@ class Readers:
 class Trie:
     """Runs of segments that the same two or more readers share, level by level from the roots.
 
-    Run k covers `[starts[k], ends[k])`: without a parent from 0, else from the parent's end.
+    Run k covers `[starts[k], ends[k])`: without a parent from where its readers start, else from
+    the parent's end. What they share of modules alone is a run that ends with the root.
     """
 
     bottoms: list[Segment]
@@ -70,6 +77,8 @@ class Trie:
     """[num_runs]"""
     starts: Int64Array
     ends: Int64Array
+    first_starts: Int64Array
+    """[num_runs] where the uppermost run above each starts, or the run itself"""
     parents: Int64Array
     """[num_runs], -1 for none"""
     num_rows: Int64Array
@@ -84,21 +93,28 @@ class Trie:
 
 
 def make_readers(
-    leaves: list[Segment], decoding_ends: Int32Array, chunks: Sequence[Chunk]
+    leaves: list[Segment],
+    decoding_ends: Int32Array,
+    chunks: Sequence[Chunk],
+    cost_model: CostModel,
+    *,
+    shares: bool,
 ) -> Readers:
-    """The samples with these leaves and ends, and the chunks."""
+    """The samples with these leaves and ends, and the chunks; what they import shared or not."""
     num_decoding = len(leaves)
     ends = np.empty(num_decoding + len(chunks), dtype=np.int64)
     num_rows = np.ones(len(ends), dtype=np.int64)
     ends[:num_decoding] = decoding_ends
     ends[num_decoding:] = [chunk.end_position for chunk in chunks]
     num_rows[num_decoding:] = [chunk.num_rows for chunk in chunks]
-    return Readers(leaves + [_last_read(chunk) for chunk in chunks], ends, num_rows, num_decoding)
+    every = leaves + [_last_read(chunk) for chunk in chunks]
+    imports = find_imports(every, num_rows, cost_model, shares=shares)
+    return Readers(every, imports.starts(every), ends, num_rows, num_decoding, imports)
 
 
 def build_trie(readers: Readers) -> Trie:
     """Walks from every leaf up to what is known already, so each segment is met once."""
-    walk = _walk(readers.leaves)
+    walk = _walk(readers.leaves, readers.imports)
     counts = walk.sum_upward(np.ones(len(readers), dtype=np.int64))
     rows, has_chunks = counts, readers.num_decoding < len(readers)
     if has_chunks:
@@ -111,15 +127,19 @@ def build_trie(readers: Readers) -> Trie:
     lowest_shared, _ = _climb(walk.reader_nodes, np.append(counts == 1, False), walk.parents)
     reader_runs, parents = rank[runs.run_at[lowest_shared]], rank[runs.parents[order]]
     bottoms = [walk.segments[node] for node in runs.bottoms[order].tolist()]
-    starts = [walk.segments[node].start_position for node in runs.tops[order].tolist()]
+    tops = [walk.segments[node] for node in runs.tops[order].tolist()]
+    first_starts = readers.imports.starts(tops)
+    starts = np.array([segment.start_position for segment in tops], dtype=np.int64)
+    starts = np.where(parents < 0, first_starts, starts)
     ends = np.array([segment.end_position for segment in bottoms], dtype=np.int64)
     if has_chunks:
         ends = _needed_ends(ends, parents, reader_runs, readers.ends)
     return Trie(
         bottoms=bottoms,
         num_segments=runs.num_segments[order],
-        starts=np.array(starts, dtype=np.int64),
+        starts=starts,
         ends=ends,
+        first_starts=first_starts,
         parents=parents,
         num_rows=rows[runs.bottoms[order]],
         levels=levels,
@@ -130,12 +150,12 @@ def build_trie(readers: Readers) -> Trie:
 def flat_trie(num_readers: int) -> Trie:
     """Nobody shares."""
     none = np.zeros(0, dtype=np.int64)
-    return Trie([], none, none, none, none, none, (), np.full(num_readers, -1))
+    return Trie([], none, none, none, none, none, none, (), np.full(num_readers, -1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Walk:
-    """Every segment that is read, parents before children."""
+    """Every segment that is read, parents before children; roots that modules come before, too."""
 
     segments: list[Segment]
     parents: Int64Array
@@ -178,7 +198,7 @@ def _last_read(chunk: Chunk) -> Segment:
     return segment
 
 
-def _walk(leaves: list[Segment]) -> _Walk:
+def _walk(leaves: list[Segment], imports: Imports) -> _Walk:
     nodes: dict[Segment | None, int] = {}
     segments: list[Segment] = []
     parents: list[int] = []
@@ -189,7 +209,7 @@ def _walk(leaves: list[Segment]) -> _Walk:
             climbed = [leaf]
             above = leaf.parent
             while (node := nodes.get(above)) is None:
-                if above is None or above.parent is None:
+                if above is None or (above.parent is None and above not in imports.leads):
                     node = nodes[above] = -1
                     break
                 climbed.append(above)

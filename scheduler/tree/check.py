@@ -1,13 +1,15 @@
 """The tree's check: whether segments, pages and pins are what each says of the other."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from treeserve.scheduler.modules import Module, ModuleSet
 from treeserve.scheduler.tree.holders import PageHolders
 from treeserve.scheduler.tree.pool import PagePool
 from treeserve.scheduler.tree.prefix import PUBLIC_NAMESPACE
-from treeserve.scheduler.tree.segment import Segment
+from treeserve.scheduler.tree.segment import Root, Segment
 
 
 def check_tree(segments: Sequence[Segment], pool: PagePool, holders: PageHolders) -> None:
@@ -23,6 +25,29 @@ def check_tree(segments: Sequence[Segment], pool: PagePool, holders: PageHolders
     evictable = (held > 0) & (pinned == 0)
     outside = pool.counts()[evictable] != held[evictable]
     assert not outside.any(), "a page that counts as evictable is held by a tail"
+
+
+def check_modules(roots: Iterable[Root], segments: Sequence[Segment]) -> None:
+    """Raises AssertionError unless modules are whole, and pinned by all that is pinned above."""
+    held = set(segments)
+    pins: Counter[Segment] = Counter()
+    for root in roots:
+        if not root.modules:
+            continue
+        layout = root.layout
+        assert isinstance(layout, ModuleSet), "modules are imported where nobody asked for them"
+        imported = [module.layout for module in root.modules]
+        names = [module.identity for module in imported if isinstance(module, Module)]
+        assert names == [module.identity for module in layout.modules], "other modules are imported"
+        for module in root.modules:
+            assert module in held, f"{module} is imported and not in the tree"
+            assert module.namespace == root.namespace, f"{module} is another namespace's"
+            pins[module] += sum(child.pins for child in root.children.values())
+    for module in (segment for segment in segments if segment.is_module):
+        assert isinstance(module.layout, Module)
+        assert len(module) == len(module.layout), f"module {module} is not whole"
+        assert not module.children, f"tokens hang beneath module {module}"
+        assert module.pins >= pins[module], f"module {module} is pinned less than what reads it"
 
 
 def _check_place(segment: Segment) -> None:

@@ -29,7 +29,7 @@ def computed_slots(tree: RadixTree, prefix: Prefix) -> Int32Array:
     Changes nothing. They are good until the tree changes: use them before the next step.
     """
     location = tree.locate(prefix)
-    path = Path(location.segment).segments()
+    path = Path(location.segment).own_segments()
     slots = [segment.slots for segment in path]
     empty = prefix.tokens[:0]
     found: Int32Array = np.concatenate([empty, *slots])[: location.num_computed]
@@ -62,7 +62,7 @@ def insert_computed(
         tree.pin(leaf)
         try:
             # Several, where a retained prefix that was waiting for these tokens ends among them.
-            new = [s for s in Path(leaf).segments() if s.start_position >= location.num_matched]
+            new = [s for s in Path(leaf).own_segments() if s.start_position >= location.num_matched]
             write(np.concatenate([segment.slots for segment in new]), location.num_matched)
             for segment in new:
                 tree.mark_computed(segment, len(segment))

@@ -7,7 +7,7 @@ from treeserve.scheduler.tree.segment import Segment
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Everything from the root down to `leaf`.
+    """The modules that it imports, if any, and everything from the root down to `leaf`.
 
     The leaf outlives every split (a split puts the new segment above it), so a path is derived when
     it is read and always sees the tree as it is.
@@ -17,16 +17,24 @@ class Path:
 
     @property
     def num_tokens(self) -> int:
+        """Beneath the root: modules do not count."""
         return self.leaf.end_position
 
     def segments(self) -> tuple[Segment, ...]:
-        """Uppermost first, without the root."""
+        """Modules first, then uppermost first, without the root."""
+        return tuple(reversed(climb_all(self.leaf)))
+
+    def own_segments(self) -> tuple[Segment, ...]:
+        """The same without the modules."""
         return tuple(reversed(climb(self.leaf)))
 
     def check(self) -> None:
         """Raises AssertionError unless it is pinned and runs from position 0 without a gap."""
         position = 0
-        for segment in self.segments():
+        for module in self.leaf.modules:
+            assert module.pins > 0, f"module {module} is on a live path and not pinned"
+            assert not module.is_pending, f"module {module} is imported and not computed"
+        for segment in self.own_segments():
             assert segment.start_position == position, f"gap before {segment}"
             assert segment.pins > 0, f"{segment} is on a live path and not pinned"
             position = segment.end_position
@@ -40,6 +48,13 @@ def climb(leaf: Segment) -> list[Segment]:
     while segment.parent is not None:
         path.append(segment)
         segment = segment.parent
+    return path
+
+
+def climb_all(leaf: Segment) -> list[Segment]:
+    """As `climb`, and through the root on into the modules that it imports."""
+    path = climb(leaf)
+    path.extend(reversed(leaf.modules))
     return path
 
 

@@ -12,7 +12,7 @@ from treeserve.scheduler.tree.holders import PageDrop
 from treeserve.scheduler.tree.kept import KeptLogits
 from treeserve.scheduler.tree.listener import TreeListener
 from treeserve.scheduler.tree.location import Location, descend, locate_below
-from treeserve.scheduler.tree.path import climb
+from treeserve.scheduler.tree.path import climb_all
 from treeserve.scheduler.tree.pool import PagePool
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.retention import RetainedPrefix, Retention, require_bias
@@ -82,7 +82,7 @@ class RadixTree:
 
     def locate(self, prefix: Prefix) -> Location:
         """Where the longest known prefix of it ends, computed or pending; changes nothing."""
-        return locate_below(Location(self._shape.root(prefix.zone(0)[0]), 0, 0), prefix)
+        return locate_below(Location(self._shape.root(prefix), 0, 0), prefix)
 
     def match(self, prefix: Prefix) -> Segment:
         """The segment that ends where the longest known prefix of it ends.
@@ -189,8 +189,8 @@ class RadixTree:
         segment.num_computed = num_computed
 
     def pin(self, leaf: Segment) -> None:
-        """Keeps the segment and all its ancestors from being evicted."""
-        path = climb(leaf)
+        """Keeps the segment, its ancestors and the modules it imports from being evicted."""
+        path = climb_all(leaf)
         pages = [segment.pages for segment in path if segment.pins == 0]
         if pages:
             self._holders.pin(np.concatenate(pages))
@@ -200,7 +200,7 @@ class RadixTree:
 
     def unpin(self, leaf: Segment) -> None:
         """Undoes one pin. Tokens that nobody is going to compute any more leave the tree."""
-        path = climb(leaf)
+        path = climb_all(leaf)
         if any(segment.pins <= 0 for segment in path):
             raise ValueError(f"{leaf} is not pinned")
         settled = [segment for segment in path if segment.pins == 1]
@@ -216,7 +216,7 @@ class RadixTree:
 
     def count_hit(self, leaf: Segment) -> None:
         """One more request has this path, which is worth more from now on; once a request."""
-        for segment in climb(leaf):
+        for segment in climb_all(leaf):
             segment.hits += 1
             self._order.rerank(segment)
 
@@ -264,7 +264,7 @@ class RadixTree:
         require_bias(weight, ttl_seconds)
         location = self.locate(prefix)
         self._retention.require_room(location)
-        root = self._shape.root(prefix.zone(0)[0])
+        root = self._shape.root(prefix)
         retained = self._retention.open(root, prefix, weight, self.clock() + ttl_seconds)
         self._retention.reach(retained, self._segment_ending_at(location))
         return retained.record()
@@ -375,7 +375,7 @@ class RadixTree:
 
     def _settle(self, segment: Segment, drop: PageDrop) -> None:
         self.num_pending_tokens -= len(segment) - segment.num_computed
-        if segment.num_computed == 0:
+        if segment.num_computed == 0 or (segment.is_pending and segment.is_module):
             self._shape.detach(segment, drop)
             return
         if segment.is_pending:
@@ -385,7 +385,7 @@ class RadixTree:
 
     def _evict_from(self, segment: Segment, num_pages: int, drop: PageDrop) -> int:
         num_left = len(segment.pages) - num_pages
-        if num_left <= 0:
+        if num_left <= 0 or segment.is_module:
             self.evicted_tokens["room"] += len(segment)
             return self._shape.detach(segment, drop)
         num_tokens = num_left * self._pool.page_size - self._shape.offset(segment)
@@ -393,7 +393,7 @@ class RadixTree:
         return self._shape.truncate(segment, num_tokens, drop)
 
     def _touch(self, segment: Segment) -> None:
-        self._order.touch([s for s in climb(segment) if s.pins == 0])
+        self._order.touch([s for s in climb_all(segment) if s.pins == 0])
 
     def _cover(self, pages: Int32Array, start: int, end: int) -> Int32Array:
         """The pages in which slots `[start, end)` lie, counted from the first page on."""

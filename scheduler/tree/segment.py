@@ -1,7 +1,10 @@
 """The segment: an immutable run of tokens whose KV is stored once, at fixed positions."""
 
+from collections.abc import Hashable, Sequence
 from typing import TypeAlias
+from weakref import WeakSet
 
+from treeserve.scheduler.modules import Module, ModuleSet
 from treeserve.scheduler.step import Int32Array
 
 ChildKey: TypeAlias = tuple[str, int]
@@ -32,6 +35,7 @@ class Segment:
         "pins",
         "rank",
         "retained_weight",
+        "root",
         "serial",
         "slots",
         "start_position",
@@ -51,6 +55,8 @@ class Segment:
         namespace: str = "",
     ) -> None:
         self.parent = parent
+        self.root: Segment = self if parent is None else parent.root
+        """Above it, also when it has left the tree."""
         self.tokens = tokens
         self.slots = slots
         self.pages = pages
@@ -96,6 +102,21 @@ class Segment:
         return len(self.tokens) == 0
 
     @property
+    def is_module(self) -> bool:
+        """Whether it is a whole prompt module: never split, never cut short."""
+        return False if self.is_root else isinstance(self.root.layout, Module)
+
+    @property
+    def layout(self) -> Module | ModuleSet | None:
+        """Of the tokens beneath the root."""
+        return None if self.root is self else self.root.layout
+
+    @property
+    def modules(self) -> tuple["Segment", ...]:
+        """The modules that the tokens beneath the root see, in the order of the set."""
+        return () if self.root is self else self.root.modules
+
+    @property
     def key(self) -> ChildKey:
         """Among its siblings."""
         return (self.namespace, int(self.tokens[0]))
@@ -115,11 +136,17 @@ class Segment:
 
 
 class Root(Segment):
-    """The empty segment above everything that one namespace shares."""
+    """The empty segment above everything that one namespace shares, in one layout of positions.
 
-    __slots__ = ("__weakref__",)
+    A root whose layout is a module has one child, the module. One whose layout is a set of modules
+    knows where they are (`modules`) or does not (empty), and whatever of it is pinned pins them.
+    """
 
-    def __init__(self, namespace: str, empty: Int32Array) -> None:
+    __slots__ = ("__weakref__", "_importers", "_layout", "_modules", "root_key")
+
+    def __init__(
+        self, namespace: str, empty: Int32Array, layout: Module | ModuleSet | None = None
+    ) -> None:
         super().__init__(
             parent=None,
             tokens=empty,
@@ -130,6 +157,35 @@ class Root(Segment):
             serial=0,
             namespace=namespace,
         )
+        self._layout = layout
+        self._modules: tuple[Segment, ...] = ()
+        self._importers: WeakSet[Root] | None = None
+        self.root_key: Hashable = None if layout is None else layout.root_key
+
+    @property
+    def layout(self) -> Module | ModuleSet | None:
+        return self._layout
+
+    @property
+    def modules(self) -> tuple[Segment, ...]:
+        return self._modules
+
+    def import_modules(self, modules: Sequence[Segment]) -> None:
+        """These are the modules of its set; nothing beneath is pinned, or they were that before."""
+        if tuple(modules) == self._modules:
+            return
+        self._modules = tuple(modules)
+        for module in modules:
+            assert isinstance(module.root, Root)
+            if module.root._importers is None:
+                module.root._importers = WeakSet()
+            module.root._importers.add(self)
+
+    def forget_module(self) -> None:
+        """Its module left the tree: nobody knows where it is any more."""
+        for importer in self._importers or ():
+            importer._modules = ()
+        self._importers = None
 
 
 def _first(array: Int32Array, length: int) -> Int32Array:

@@ -1,19 +1,24 @@
 """The tree's shape: roots, links between segments, and the books that follow from them."""
 
+from collections.abc import Hashable
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from treeserve.scheduler.step import Int32Array
-from treeserve.scheduler.tree.check import check_tree
+from treeserve.scheduler.tree.check import check_modules, check_tree
 from treeserve.scheduler.tree.eviction import EvictionOrder
 from treeserve.scheduler.tree.holders import PageDrop, PageHolders
 from treeserve.scheduler.tree.kept import KeptLogits
 from treeserve.scheduler.tree.listener import TreeListener
 from treeserve.scheduler.tree.pool import PagePool
-from treeserve.scheduler.tree.prefix import PUBLIC_NAMESPACE
+from treeserve.scheduler.tree.prefix import PUBLIC_NAMESPACE, Prefix
 from treeserve.scheduler.tree.retention import Retention
 from treeserve.scheduler.tree.segment import Root, Segment
+
+RootName: TypeAlias = tuple[str, Hashable]
+"""(namespace, key of the layout)"""
 
 _EMPTY = np.zeros(0, dtype=np.int32)
 
@@ -21,8 +26,8 @@ _EMPTY = np.zeros(0, dtype=np.int32)
 class TreeShape:
     """The only one that attaches, splits, truncates and detaches segments.
 
-    There is one root object for each namespace as long as anybody holds it; those with children
-    are held here.
+    There is one root object for each namespace and layout as long as anybody holds it; those with
+    children are held here.
     """
 
     def __init__(
@@ -32,17 +37,19 @@ class TreeShape:
         self._kept = kept
         self._order = order
         self._retention = retention
-        self._roots: dict[str, Root] = {}
-        self._known_roots: WeakValueDictionary[str, Root] = WeakValueDictionary()
+        self._roots: dict[RootName, Root] = {}
+        self._known_roots: WeakValueDictionary[RootName, Root] = WeakValueDictionary()
         self._next_serial = 1
         self.holders = PageHolders(pool.num_pages)
         self.listener: TreeListener | None = None
 
-    def root(self, namespace: str) -> Root:
-        """The namespace's root, held by the caller alone while it has no children."""
-        root = self._known_roots.get(namespace)
+    def root(self, prefix: Prefix) -> Root:
+        """The one that the prefix hangs beneath, held by the caller alone without children."""
+        namespace, _ = prefix.zone(0)
+        name = (namespace, prefix.root_key)
+        root = self._known_roots.get(name)
         if root is None:
-            root = self._known_roots[namespace] = Root(namespace, _EMPTY)
+            root = self._known_roots[name] = Root(namespace, _EMPTY, prefix.layout)
         return root
 
     def roots(self) -> list[Root]:
@@ -87,7 +94,7 @@ class TreeShape:
         if segment.key in parent.children:
             raise ValueError(f"{parent} has a child that starts with {segment.key}")
         if isinstance(parent, Root):
-            self._roots[parent.namespace] = parent
+            self._roots[_name(parent)] = parent
         self._order.discard(parent)
         parent.children[segment.key] = segment
         self.holders.attach(pages)
@@ -142,8 +149,9 @@ class TreeShape:
         del parent.children[segment.key]
         segment.parent = None
         if not parent.children:
-            if parent.is_root:
-                del self._roots[parent.namespace]
+            if isinstance(parent, Root):
+                del self._roots[_name(parent)]
+                parent.forget_module()
             elif parent.pins == 0:
                 self._order.add(parent)
         self._retention.detached(segment, parent)
@@ -170,11 +178,16 @@ class TreeShape:
     def check(self, segments: list[Segment]) -> None:
         """Raises AssertionError unless links, pages and roots agree."""
         check_tree(segments, self._pool, self.holders)
-        for namespace, root in self._roots.items():
+        for name, root in self._roots.items():
             assert root.children, "an empty root is kept"
-            assert root.namespace == namespace, "a root has another namespace"
-            assert self._known_roots.get(namespace) is root, "a namespace has two roots"
+            assert _name(root) == name, "a root has another name"
+            assert self._known_roots.get(name) is root, "a name has two roots"
+        check_modules(self._known_roots.values(), segments)
 
     def _take_serial(self) -> int:
         self._next_serial += 1
         return self._next_serial
+
+
+def _name(root: Root) -> RootName:
+    return (root.namespace, root.root_key)

@@ -72,7 +72,7 @@ class Overlapped:
             usage = self.scheduler.usage(update.request_id)
             parts = usage.cached_tokens, usage.shared_tokens, usage.computed_tokens
             assert min(parts) >= 0
-            assert sum(parts) == usage.prompt_tokens
+            assert sum(parts) + usage.module_tokens == usage.prompt_tokens
         self.after()
         return updates
 

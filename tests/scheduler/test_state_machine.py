@@ -21,6 +21,7 @@ from kv_on_paper import (
     run_alone,
     run_until_idle,
 )
+from module_traffic import module, module_set
 from overlapped import Overlapped
 
 from treeserve.config import SchedulerConfig
@@ -31,6 +32,10 @@ from treeserve.scheduler.tree.prefix import Prefix
 
 ALPHABET = 3
 TRUNKS = np.random.default_rng(5).integers(0, ALPHABET, (3, 24)).tolist()
+MODULES = [module("a", TRUNKS[0][:6]), module("b", TRUNKS[1][:3], 6), module("c", TRUNKS[2][:3], 9)]
+IMPORTS = st.one_of(
+    st.just([]), st.lists(st.sampled_from(MODULES), max_size=2, unique_by=lambda each: each.key)
+)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -85,9 +90,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 2, -1]),
         patience=st.sampled_from([None, None, 0.5, 4.0]),
         prompt_logprobs=st.sampled_from([None, None, 0]),
+        imports=IMPORTS,
     )
-    def add(self, trunk, cut, suffix, n, max_tokens, stop, public, patience, **options):
+    def add(self, trunk, cut, suffix, n, max_tokens, stop, public, patience, imports, **options):
         prompt = [*trunk[:cut], *suffix] or [0]
+        if imports:
+            options["modules"] = module_set(imports, arguments=range(len(prompt[:2])), base=20)
+            public = 0
         self._add(
             prompt,
             n=n,
@@ -123,8 +132,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         child_id = f"r{len(self.requests)}"
         fork = ScheduledFork(child_id, request_id, index, num_tokens, n, max_tokens)
-        if refused(lambda: self.scheduler.fork(fork), "parent"):
-            assert index not in self.alive.get(request_id, {}), "a living parent was not found"
+        error = refused(lambda: self.scheduler.fork(fork), "parent", "modules")
+        if error is not None:
+            is_alive = index in self.alive.get(request_id, {})
+            assert error.field == "modules" or not is_alive, "a living parent was not found"
             return
         namespace, num_public = parent.namespace, parent.num_public_tokens
         child = request(
@@ -134,6 +145,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_tokens=max_tokens,
             namespace=namespace,
             num_public_tokens=num_public,
+            modules=parent.modules,
         )
         self._expect(child)
 
@@ -281,10 +293,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _add(self, prompt, **options):
         each = request(f"r{len(self.requests)}", prompt, **options)
-        self.scheduler.add(each)
-        if each.prompt_logprobs is not None:
-            self.device.asked[each.request_id] = len(each.prompt)
-        self._expect(each)
+        if refused(lambda: self.scheduler.add(each), "modules") is None:
+            if each.prompt_logprobs is not None:
+                self.device.asked[each.request_id] = len(each.prompt)
+            self._expect(each)
 
     def _expect(self, each):
         self.requests[each.request_id] = each
@@ -322,7 +334,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         usage = self.scheduler.usage(request_id)
         parts = (usage.cached_tokens, usage.shared_tokens, usage.computed_tokens)
         assert min(parts) >= 0
-        assert sum(parts) == usage.prompt_tokens == len(self.requests[request_id].prompt)
+        each = self.requests[request_id]
+        assert sum(parts) == len(each.prompt)
+        assert usage.module_tokens == (each.modules.num_tokens if each.modules else 0)
+        assert usage.prompt_tokens == sum(parts) + usage.module_tokens
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
