@@ -9,8 +9,6 @@ import pytest
 from pydantic import BaseModel
 from server.http_door.live import MODEL
 
-from treeserve.types import SamplingParams
-
 TURNS = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
 CHAT = {"model": MODEL, "messages": TURNS, "max_completion_tokens": 8, "seed": 5}
 TEXT = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 8, "seed": 5}
@@ -102,14 +100,9 @@ def test_echo_puts_the_prompt_before_every_sample(sdk):
     assert texts == wanted
 
 
-def test_echo_with_log_probabilities_scores_the_prompt_or_is_refused_by_name(sdk):
-    """As evaluation harnesses ask for it; refused where the engine scores no prompts."""
+def test_echo_with_log_probabilities_scores_the_prompt(sdk):
+    """As evaluation harnesses ask for it."""
     asked = {**TEXT, "max_tokens": 1, "echo": True, "logprobs": 1}
-    if "prompt_logprobs" not in SamplingParams.__dataclass_fields__:
-        with pytest.raises(openai.BadRequestError, match="not scored by this server") as caught:
-            sdk.completions.create(**asked)
-        assert caught.value.param == "logprobs"
-        return
     [choice] = sdk.completions.create(**asked, extra_body=NOBODY_ENDS).choices
     told = choice.logprobs
     assert told.tokens[:-1] == list(TEXT["prompt"])

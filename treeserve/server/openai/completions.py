@@ -1,8 +1,7 @@
 """Completions and forks: their requests read, their answers written."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 from treeserve.errors import InvalidRequest
 from treeserve.server.batching import PromptEvents
@@ -61,7 +60,7 @@ def read_completion(body: CompletionRequest, served: ServedModel, text_of: Token
     options = read_options(body, "cmpl")
     naming = Naming(guided.field, {"n": "best_of"} if body.best_of is not None else {})
     if body.echo and body.logprobs is not None:
-        params = _scoring_prompts(params, body.logprobs)
+        params = replace(params, prompt_logprobs=body.logprobs)
     answer = CompletionAnswer(
         head_of(body, options, served),
         text_of,
@@ -206,15 +205,6 @@ def _check(body: CompletionRequest) -> None:
         raise InvalidRequest("logprobs", "must not be given with echo and stream together")
     if body.best_of is not None and body.stream:
         raise InvalidRequest("best_of", "must not be given with stream")
-
-
-def _scoring_prompts(params: SamplingParams, num_top: int) -> SamplingParams:
-    if not any(field.name == "prompt_logprobs" for field in fields(SamplingParams)):
-        raise InvalidRequest(
-            "logprobs", "must not be given with echo: prompt tokens are not scored by this server"
-        )
-    scoring: dict[str, Any] = {"prompt_logprobs": num_top}
-    return replace(params, **scoring)
 
 
 def _num_drawn(body: CompletionRequest) -> int:
