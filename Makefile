@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROTOS := $(wildcard proto/treeserve/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox prometheus screens demo serve test check lint format proto bench gpu aot train clean
+.PHONY: help install sandbox prometheus screens demo serve test ray check lint format proto bench gpu aot train clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -56,6 +56,10 @@ serve: $(STAMP) ## the server, with the embedded model, on 127.0.0.1
 
 test: $(STAMP) sandbox prometheus screens ## all tests; screenshots are kept in build/screenshots
 	$(BIN)/python -m pytest -n 2
+
+ray: $(STAMP) ## installs Ray beside the rest (about 200 MB) and runs the tests that need it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pytest tests/ray_serve
 
 check: $(STAMP) ## lint, format, types, import contracts, generated code, metrics page, dashboards, layout
 	$(BIN)/ruff check .

@@ -10,12 +10,11 @@ from treeserve.engine import Engine
 from treeserve.engine_messages import Branch, EngineEvent
 from treeserve.errors import EngineStopped, InvalidRequest
 from treeserve.loop import EngineLoop
-from treeserve.prompt import EncodedPrompt, Prompter, walk_tree
+from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.request_book import KnownRequest, RequestBook
-from treeserve.request_checks import check_text, check_token_ids
 from treeserve.request_size import RequestSize
 from treeserve.text_stream import Item, StoppedSample, TextStreams
-from treeserve.token_counts import combined_usage, count_distinct
+from treeserve.token_counts import combined_usage, count_tokens, detokenize, tokenize
 from treeserve.types import (
     Chat,
     Delta,
@@ -178,26 +177,15 @@ class TextService:
             prompt: Text or a chat.
             special_tokens: Whether a text begins with the special tokens of the model's prompts.
         """
-        if isinstance(prompt, Chat) or special_tokens:
-            return self._prompter.token_ids(prompt)
-        check_text("prompt", prompt)
-        return tuple(self._prompter.tokenizer.encode(prompt, special_tokens=False))
+        return tokenize(self._prompter, prompt, special_tokens=special_tokens)
 
     def detokenize(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:
         """Text of token ids, with special tokens only if they are asked for."""
-        check_token_ids("token_ids", token_ids, self._prompter.model_limits.vocabulary_size)
-        return self._prompter.tokenizer.decode(token_ids, special_tokens=special_tokens)
+        return detokenize(self._prompter, token_ids, special_tokens=special_tokens)
 
     def count_tokens(self, prompt: Prompt | PromptTree) -> TokenCounts:
         """Tokens of a prompt or a tree, and what sharing saves of them; raises as generate()."""
-        if not isinstance(prompt, PromptTree):
-            length = len(self._prompter.token_ids(prompt))
-            return TokenCounts(length, length, {(): length})
-        nodes = [node for node in walk_tree(prompt, self._prompter.limits) if node.num_samples > 0]
-        prompts = {node.path: self._prompter.node_token_ids(node) for node in nodes}
-        flat = sum(node.num_samples * len(prompts[node.path]) for node in nodes)
-        lengths = {path: len(token_ids) for path, token_ids in prompts.items()}
-        return TokenCounts(count_distinct(prompts.values()), flat, lengths)
+        return count_tokens(self._prompter, prompt)
 
     async def _tree_stream(
         self, prompts: Sequence[EncodedPrompt], options: RequestOptions, admit: Admit
@@ -215,7 +203,7 @@ class TextService:
     async def _stream(
         self, prompts: Sequence[EncodedPrompt], options: RequestOptions, admit: Admit
     ) -> AsyncGenerator[StreamEvent, None]:
-        with admit(_size_of(prompts)):
+        with admit(size_of(prompts)):
             async with aclosing(self._admitted(prompts, options)) as events:
                 async for event in events:
                     yield event
@@ -254,7 +242,9 @@ class TextService:
             raise EngineStopped("the engine failed before the call had ended")
 
 
-def _size_of(prompts: Sequence[EncodedPrompt]) -> RequestSize:
+def size_of(prompts: Sequence[EncodedPrompt]) -> RequestSize:
+    """What the prompts of one call may come to."""
+
     def tokens(encoded: EncodedPrompt) -> int:
         params = encoded.request.params
         return len(encoded.request.prompt_token_ids) + params.n * params.max_tokens

@@ -1,11 +1,39 @@
-"""Counts the tokens of several prompts, and what they begin with in common once."""
+"""Tokens of texts, texts of tokens, and counts: what prompts have in common counts once."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treeserve.types import Usage
+from treeserve.prompt import Prompter, walk_tree
+from treeserve.request_checks import check_text, check_token_ids
+from treeserve.types import Chat, Prompt, PromptTree, TokenCounts, Usage
+
+
+def tokenize(prompter: Prompter, prompt: str | Chat, *, special_tokens: bool) -> tuple[int, ...]:
+    """As TextService.tokenize."""
+    if isinstance(prompt, Chat) or special_tokens:
+        return prompter.token_ids(prompt)
+    check_text("prompt", prompt)
+    return tuple(prompter.tokenizer.encode(prompt, special_tokens=False))
+
+
+def detokenize(prompter: Prompter, token_ids: Sequence[int], *, special_tokens: bool) -> str:
+    """As TextService.detokenize."""
+    check_token_ids("token_ids", token_ids, prompter.model_limits.vocabulary_size)
+    return prompter.tokenizer.decode(token_ids, special_tokens=special_tokens)
+
+
+def count_tokens(prompter: Prompter, prompt: Prompt | PromptTree) -> TokenCounts:
+    """As TextService.count_tokens."""
+    if not isinstance(prompt, PromptTree):
+        length = len(prompter.token_ids(prompt))
+        return TokenCounts(length, length, {(): length})
+    nodes = [node for node in walk_tree(prompt, prompter.limits) if node.num_samples > 0]
+    prompts = {node.path: prompter.node_token_ids(node) for node in nodes}
+    flat = sum(node.num_samples * len(prompts[node.path]) for node in nodes)
+    lengths = {path: len(token_ids) for path, token_ids in prompts.items()}
+    return TokenCounts(count_distinct(prompts.values()), flat, lengths)
 
 
 def count_distinct(prompts: Iterable[Sequence[int]]) -> int:

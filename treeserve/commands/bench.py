@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeserve.commands import (
     bench_attention,
+    bench_cluster,
     bench_contest,
     bench_decode,
     bench_metrics,
@@ -41,6 +42,7 @@ figures are medians.
   treeserve bench metrics                              what observing the engine costs
   treeserve bench serve                                the service under load, and what it costs
   treeserve bench contest                              a contest's tree under one pool
+  treeserve bench cluster                              routers of several replicas
   treeserve bench simulate                             scheduling policies on traces, no model
   treeserve bench scheduler                            the scheduler's own time for a step
 """
@@ -61,6 +63,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         title="benchmarks", metavar="BENCHMARK", required=True, parser_class=type(parser)
     )
     bench_attention.add_parser(benches)
+    bench_cluster.add_parser(benches)
     bench_contest.add_parser(benches)
     bench_decode.add_parser(benches)
     bench_metrics.add_parser(benches)

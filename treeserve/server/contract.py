@@ -1,6 +1,6 @@
 """What the server needs of the text service beneath it."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -76,7 +76,7 @@ class TextService(Protocol):
         sample_index: int | None,
         *,
         namespace: str,
-    ) -> int: ...
+    ) -> int | Awaitable[int]: ...
 
     def tokenize(self, prompt: str | Chat, *, special_tokens: bool) -> tuple[int, ...]: ...
 

@@ -96,12 +96,13 @@ class GenerationService:
         num_ended = 0
         async with self._known("Abort", context) as known:
             asked = read_abort(data)
-            num_ended = self._generating.ready().abort(
+            ended = self._generating.ready().abort(
                 asked.request_id,
                 asked.path,
                 asked.sample_index,
                 namespace=known.came.namespace,
             )
+            num_ended = ended if isinstance(ended, int) else await ended
         return pb.AbortResponse(ended_samples=num_ended)
 
     async def _tokenize(self, data: bytes, context: Context) -> Message | None:

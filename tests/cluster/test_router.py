@@ -1,0 +1,216 @@
+"""Where requests go: to what they share with, unless that has too much to do."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from treeserve.cluster.config import RouterConfig
+from treeserve.cluster.router import (
+    NoReplica,
+    ReplicaStats,
+    RoutedRequest,
+    Router,
+    expected_tokens,
+)
+from treeserve.errors import ConfigError
+
+_NUMBERS = itertools.count()
+
+
+def request(tokens, namespace="", num_expected=0, name="", continues=None) -> RoutedRequest:
+    values = np.array(list(tokens), dtype=np.int32)
+    return RoutedRequest(f"r{next(_NUMBERS)}", namespace, values, num_expected, name, continues)
+
+
+def router(num_replicas: int = 3, **options) -> Router:
+    made = Router(RouterConfig(**options), clock=lambda: 0.0)
+    made.update_replicas([f"replica-{i}" for i in range(num_replicas)])
+    return made
+
+
+def send(made: Router, wanted: RoutedRequest):
+    route = made.choose(wanted)
+    made.routed(wanted, route.replica_id)
+    return route
+
+
+def stats(epoch="first", cached=10**6, others=0.0) -> ReplicaStats:
+    return ReplicaStats(epoch, cached, 10**6, others)
+
+
+TRUNK = range(1000)
+
+
+def test_what_shares_a_trunk_goes_where_the_trunk_is():
+    made = router(8)
+    first = send(made, request([*TRUNK, 2000]))
+    assert (first.num_matched, first.reason) == (0, "balance")
+    for last in range(2001, 2004):
+        route = send(made, request([*TRUNK, last]))
+        assert (route.replica_id, route.num_matched) == (first.replica_id, 1000)
+        assert route.reason == "prefix"
+
+
+def test_a_prefix_that_is_too_short_draws_nobody():
+    made = router(2, min_matched_tokens=32)
+    first = request(range(31))
+    made.routed(first, "replica-0")
+    assert made.choose(request(range(31))).reason == "balance"
+    made.routed(request(range(40)), "replica-0")
+    assert made.choose(request(range(40))).reason == "prefix"
+
+
+def test_an_overloaded_holder_makes_a_second_one_hold_the_trunk():
+    made = router(2, calm_tokens=100, load_weight=0.2)
+    made.routed(request(TRUNK, num_expected=5000), "replica-0")
+    route = send(made, request(TRUNK, num_expected=6000))
+    assert (route.replica_id, route.num_matched, route.reason) == ("replica-1", 0, "spread")
+    sent = [send(made, request(TRUNK, num_expected=5000)) for _ in range(6)]
+    assert {route.replica_id for route in sent} == {"replica-0", "replica-1"}
+    assert {route.num_matched for route in sent} == {1000}
+
+
+def test_among_equal_holders_the_one_with_less_to_do_is_chosen():
+    made = router(3)
+    for index in (0, 1, 2):
+        made.routed(request(TRUNK, num_expected=100 * (3 - index)), f"replica-{index}")
+    assert made.choose(request(TRUNK)).replica_id == "replica-2"
+
+
+def test_work_that_has_ended_weighs_nothing():
+    made = router(2)
+    wanted = request(TRUNK, num_expected=50)
+    made.routed(wanted, "replica-1")
+    assert made.load_of("replica-1") == 1000 + 2 * 50
+    made.completed(wanted.request_id)
+    made.completed(wanted.request_id)
+    made.completed("unknown")
+    assert made.load_of("replica-1") == 0
+
+
+def test_forks_stay_with_what_they_fork():
+    made = router(4)
+    trunk = request([1, 2, 3], "a", name="trunk")
+    made.routed(trunk, "replica-2")
+    made.completed(trunk.request_id)
+    made.routed(request(TRUNK, "a"), "replica-1")
+    fork = request([*TRUNK], "a", continues="trunk")
+    assert made.choose(fork).replica_id == "replica-2"
+    assert made.choose(fork).reason == "owner"
+    assert made.choose(request(TRUNK, "b", continues="trunk")).reason == "balance"
+
+
+def test_what_a_request_drew_draws_its_continuation():
+    made = router(4)
+    made.routed(request(TRUNK, "a", name="first"), "replica-3")
+    made.drew("a", "first", request([*TRUNK, *range(5000, 5100)]).tokens)
+    made.drew("b", "first", request(TRUNK).tokens)
+    made.drew("a", "unknown", request(range(7000, 7100)).tokens)
+    turn = made.choose(request([*TRUNK, *range(5000, 5100), 1, 2], "a"))
+    assert (turn.replica_id, turn.num_matched) == ("replica-3", 1100)
+    assert made.choose(request(TRUNK, "b")).num_matched == 0
+    assert made.choose(request(range(7000, 7100), "a")).num_matched == 0
+
+
+def test_work_is_done_again_for_balance_only_as_far_as_there_is_credit():
+    options = {"calm_tokens": 0, "load_weight": 0, "eager_weight": 10, "credit_fraction": 0}
+    made = router(3, **options, credit_tokens=500)
+    made.routed(request(TRUNK, num_expected=100), "replica-0")
+    assert send(made, request(TRUNK)).reason == "spread"
+    assert send(made, request([*TRUNK, *range(3000, 3400)])).reason == "prefix"
+    assert send(made, request(TRUNK)).reason == "prefix"
+    poor = router(3, **options, credit_tokens=100)
+    poor.routed(request(TRUNK, num_expected=100), "replica-0")
+    assert send(poor, request(TRUNK)).reason == "prefix"
+
+
+def test_samples_are_not_expected_to_be_as_long_as_they_may_be():
+    assert expected_tokens(4, 16) == 64
+    assert expected_tokens(4, 1 << 20) == 4 * 256
+
+
+def test_tenants_do_not_meet():
+    made = router(4)
+    made.routed(request(TRUNK, "a"), "replica-0")
+    assert made.choose(request(TRUNK, "b")).num_matched == 0
+    assert made.choose(request(TRUNK, "a")).replica_id == "replica-0"
+
+
+def test_a_replica_that_dies_is_forgotten_with_its_requests():
+    made = router(3)
+    lost = request(TRUNK, name="lost")
+    made.routed(lost, "replica-1")
+    assert made.died("replica-1") == [lost.request_id]
+    assert made.died("replica-1") == []
+    assert set(made.replica_ids) == {"replica-0", "replica-2"}
+    assert made.choose(request(TRUNK, continues="lost")).reason == "balance"
+    made.completed(lost.request_id)
+    made.routed(lost, "replica-1")
+    made.report("replica-1", stats())
+    made.update_replicas(["replica-0", "replica-3"])
+    assert made.load_of("replica-3") == 0
+    assert made.choose(request(TRUNK)).num_matched == 0
+
+
+def test_only_candidates_are_chosen_and_none_is_an_error():
+    made = router(4)
+    made.routed(request(TRUNK), "replica-0")
+    route = made.choose(request(TRUNK), ["replica-2", "gone"])
+    assert (route.replica_id, route.reason) == ("replica-2", "balance")
+    with pytest.raises(NoReplica):
+        made.choose(request(TRUNK), [])
+    with pytest.raises(NoReplica):
+        router(0).choose(request(TRUNK))
+
+
+def test_a_replica_that_started_again_holds_nothing():
+    made = router(2)
+    made.routed(request(TRUNK), "replica-0")
+    made.report("replica-0", stats("first"))
+    assert made.choose(request(TRUNK)).num_matched == 1000
+    made.report("replica-0", stats("second"))
+    assert made.choose(request(TRUNK)).num_matched == 0
+
+
+def test_a_replica_that_evicted_is_believed_over_the_guess():
+    made = router(2)
+    done = [request(range(1000 * i, 1000 * i + 500)) for i in range(4)]
+    for each in done:
+        made.routed(each, "replica-0")
+        made.completed(each.request_id)
+    made.report("replica-0", stats(cached=1000))
+    matched = [made.choose(each).num_matched for each in done]
+    assert sum(matched) <= 1000
+    assert made.choose(done[0]).num_matched in (0, 500)
+
+
+def test_what_was_just_sent_is_not_forgotten_for_an_older_report():
+    made = router(2)
+    made.routed(request(TRUNK), "replica-0")
+    made.report("replica-0", stats(cached=0))
+    assert made.choose(request(TRUNK)).num_matched == 1000
+
+
+def test_work_that_other_routers_sent_counts_too():
+    made = router(2, calm_tokens=100, load_weight=0.2)
+    made.routed(request(TRUNK), "replica-0")
+    made.report("replica-0", stats(others=50_000))
+    assert made.load_of("replica-0") == 51_000
+    assert made.choose(request(TRUNK)).reason == "spread"
+    made.report("replica-0", stats())
+    assert made.load_of("replica-0") == 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"load_weight": -0.1}, "load_weight: must be at least 0, got -0.1"),
+        ({"calm_tokens": -1}, "calm_tokens: must be at least 0, got -1"),
+        ({"max_age_seconds": float("nan")}, "max_age_seconds: must be at least 0, got nan"),
+        ({"assumed_capacity_tokens": 0}, "assumed_capacity_tokens: must be at least 1, got 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        RouterConfig(**options)

@@ -1,0 +1,1 @@
+"""Measures a cluster: routers against each other, on real replicas and on paper."""
