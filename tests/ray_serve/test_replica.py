@@ -46,7 +46,7 @@ async def test_open_work_is_told_by_router_and_gone_at_the_end(replica):
     assert await anext(stream)
     during = await replica.record_routing_stats()
     assert during["work_by_router"] == {"router": 5.0}
-    await stream.aclose()
+    assert [answer async for answer in stream]
     after = await replica.record_routing_stats()
     assert after["work_by_router"] == {}
     assert after["number"] == during["number"] + 1
