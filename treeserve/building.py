@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -22,10 +22,15 @@ from treeserve.engine import Engine
 from treeserve.errors import ConfigError
 from treeserve.kv_cache import KVCache
 from treeserve.kv_layout import KVLayoutName
-from treeserve.model import LoadedModel, load_model, resolve_device, resolve_model
+from treeserve.model import LoadedModel, check_model, load_model, resolve_device, resolve_model
 from treeserve.module_support import why_no_modules
+from treeserve.parallel_model import check_ranks
 from treeserve.prompt import Prompter
+from treeserve.ranks.group import Place, RankGroup
+from treeserve.ranks.leader import Leader
+from treeserve.ranks.processes import FollowerProcesses
 from treeserve.runner import Runner
+from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.tokenizer import Tokenizer
 
@@ -45,6 +50,8 @@ class BuiltEngine:
     backend: str
     num_pages: int
     kv_cache: KVCache
+    leader: Leader | None = None
+    """Of the other ranks, which are to be closed with the engine; None: there are none."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -52,32 +59,44 @@ class BuiltEngine:
         return KVCache.bytes_per_slot(_kv_shapes(self.model), self.model.dtype)
 
 
-def build_engine(options: EngineOptions) -> BuiltEngine:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Core:
+    """What computes steps, here or on another rank."""
+
+    model: LoadedModel
+    runner: Runner
+    backend: str
+    config: SchedulerConfig
+    costs: CostModel
+    kv_cache: KVCache
+
+
+def build_engine(options: EngineOptions, place: Place | None = None) -> BuiltEngine:
     """Load the model and put an engine around it.
+
+    Args:
+        options: Of the engine.
+        place: Of this process, the first of several that torchrun has started. None: other ranks,
+            where there are to be any, are started from here.
 
     Raises:
         ConfigError: An option is out of range.
         ModelError: The model cannot be loaded or served.
+        RankLost: Another rank ended before all were there.
     """
-    model_config = _model_config(options)
     _scheduler_config(options, 1)
-    device = resolve_device(options.device)
+    model_config = _model_config(options)
     tokenizer = Tokenizer.load(resolve_model(options.model))
-    model = load_model(model_config)
-    backend_name = _backend_name(options, model, device)
-    # Before the KV pool takes what memory there is: costs may have to be measured.
-    costs = choose_costs(options.calibration, _subject(model, backend_name), device, logger.info)
-    logger.info("attention costs: %s", costs.source)
-    num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
-    config = _scheduler_config(options, num_pages)
-    kv_cache = _make_kv_cache(model, config, kv_layout(backend_name))
-    runner = Runner(
-        model,
-        make_backend(backend_name, kv_cache, _group(model)),
-        config.kept_logits,
-        capture=_make_capture(options.cuda_graphs, backend_name, device),
-        max_graph_rows=config.max_running,
-    )
+    leader = _gather_ranks(options, model_config, place)
+    try:
+        core = _build_core(options, None if leader is None else leader.group, leader)
+    except BaseException:
+        if leader is not None:
+            leader.close()
+        raise
+    if leader is not None:
+        leader.note_loaded()
+    model = core.model
     prompter = Prompter(
         tokenizer,
         vocabulary_size=model.vocabulary_size,
@@ -86,9 +105,69 @@ def build_engine(options: EngineOptions) -> BuiltEngine:
         limits=options.limits,
         why_no_modules=why_no_modules(model),
     )
-    scheduler = Scheduler(config, costs.model)
-    engine = Engine(scheduler, runner, overlap=_overlaps(options.overlap, device))
-    return BuiltEngine(engine, prompter, model, backend_name, num_pages, kv_cache)
+    scheduler = Scheduler(core.config, core.costs)
+    overlap = _overlaps(options.overlap, model.device)
+    engine = Engine(scheduler, core.runner, overlap=overlap)
+    num_pages = core.config.num_pages
+    return BuiltEngine(engine, prompter, model, core.backend, num_pages, core.kv_cache, leader)
+
+
+def build_follower(options: EngineOptions, group: RankGroup) -> Runner:
+    """The runner of a rank other than the first.
+
+    Raises:
+        ConfigError, ModelError, RankLost: As build_engine.
+    """
+    return _build_core(replace(options, calibration="off"), group, None).runner
+
+
+def _build_core(options: EngineOptions, group: RankGroup | None, leader: Leader | None) -> _Core:
+    device = resolve_device(options.device)
+    model = load_model(_model_config(options))
+    backend_name = _backend_name(options, model, device)
+    # Before the KV pool takes what memory there is: costs may have to be measured.
+    costs = choose_costs(options.calibration, _subject(model, backend_name), device, logger.info)
+    logger.info("attention costs: %s", costs.source)
+    num_pages = options.num_pages or _default_num_pages(model, device, options.page_size)
+    if group is not None:
+        num_pages = group.least(num_pages)
+    config = _scheduler_config(options, num_pages)
+    kv_cache = _make_kv_cache(model, config, kv_layout(backend_name))
+    graphs = options.cuda_graphs if group is None else "off"
+    runner = Runner(
+        model,
+        make_backend(backend_name, kv_cache, _group(model)),
+        config.kept_logits,
+        capture=_make_capture(graphs, backend_name, device),
+        max_graph_rows=config.max_running,
+        leader=leader,
+    )
+    return _Core(model, runner, backend_name, config, costs.model, kv_cache)
+
+
+def _gather_ranks(
+    options: EngineOptions, config: ModelConfig, place: Place | None
+) -> Leader | None:
+    """All ranks of the engine, this one the first of them; None: it is the only one."""
+    size, device = options.tensor_parallel, resolve_device(options.device)
+    if size == 1:
+        return None
+    check_ranks(size, device)
+    check_model(config)
+    if options.cuda_graphs == "on":
+        raise ConfigError("cuda_graphs: on is not possible with more than one rank; try auto")
+    processes = None
+    if place is None:
+        plain = asdict(replace(options, calibration="off"))
+        del plain["limits"]
+        processes = FollowerProcesses(size, plain)
+        place = processes.place
+    try:
+        return Leader(place, device, processes)
+    except BaseException:
+        if processes is not None:
+            processes.end()
+        raise
 
 
 def load_subject(options: EngineOptions) -> tuple[Subject, torch.device]:
@@ -114,6 +193,7 @@ def _model_config(options: EngineOptions) -> ModelConfig:
         calibration=options.calibration,
         cuda_graphs=options.cuda_graphs,
         overlap=options.overlap,
+        tensor_parallel=options.tensor_parallel,
     )
 
 

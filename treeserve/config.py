@@ -96,6 +96,10 @@ class EngineOptions:
     """on: the next step is decided and launched while the device works on this one; off: one after
     the other; auto: on with cuda, off with a CPU, where both would share the processor.
     """
+    tensor_parallel: int = 1
+    """Processes over which the model is spread, a GPU each where there are any; this one is the
+    first of them. 1: the model is here as a whole.
+    """
     limits: RequestLimits = field(default_factory=RequestLimits)
     """How much one call may ask for."""
 
@@ -120,6 +124,8 @@ class ModelConfig:
     """auto: on cuda with the triton backend; on: there, or an error; off: never."""
     overlap: OverlapMode = "auto"
     """Of deciding a step and computing the one before. auto: on with cuda, off with a CPU."""
+    tensor_parallel: int = 1
+    """Ranks over which the model is spread; the process group of more than one is there already."""
 
     def __post_init__(self) -> None:
         _require_choice("dtype", self.dtype, get_args(DtypeName))
@@ -127,6 +133,7 @@ class ModelConfig:
         _require_choice("calibration", self.calibration, get_args(CalibrationMode))
         _require_choice("cuda_graphs", self.cuda_graphs, get_args(CudaGraphsMode))
         _require_choice("overlap", self.overlap, get_args(OverlapMode))
+        _require_at_least("tensor_parallel", self.tensor_parallel, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from treeserve.engine_messages import (
     as_scheduled,
     as_scheduled_fork,
 )
+from treeserve.errors import RankLost
 from treeserve.live_request import LiveRequest
 from treeserve.prompt_scores import PromptScores
 from treeserve.runner import Launched, Runner
@@ -327,13 +328,15 @@ class Engine:
         return self._step_numbers(step, len(drawn) - len(lost), model_seconds)
 
     def _fail(self, step: Step, error: BaseException) -> None:
-        """Ends the requests of a step that could not be computed; an interrupt goes on."""
+        """Ends the requests of a step that could not be computed; an interrupt goes on, and a lost
+        rank: no later step could be computed.
+        """
         self._report.num_failed_steps += 1
         usages = {request_id: self._scheduler.usage(request_id) for request_id in self._live}
         reason = f"{type(error).__name__}: {error}"
         for request_id in self._scheduler.fail(step):
             self._end(request_id, usages[request_id], FinishReason.ERROR, reason)
-        if not isinstance(error, Exception):
+        if isinstance(error, RankLost) or not isinstance(error, Exception):
             raise error
         logger.error("step %d failed", step.number, exc_info=error)
 

@@ -42,6 +42,10 @@ class EngineStopped(TreeserveError):
     """The engine is draining or has failed and takes no more requests."""
 
 
+class RankLost(TreeserveError):
+    """Another rank of this engine is gone or hangs: no step can be computed any more."""
+
+
 class OverBudget(InvalidRequest):
     """A request for more of something that is shared out than is left of it now.
 

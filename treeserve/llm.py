@@ -62,10 +62,13 @@ class LLM:
             with the triton backend), "on" (the same, or an error) or "off" (kernel by kernel).
         overlap: "on" (the next step is decided while the device works on this one), "off" or "auto"
             (on with cuda, off with a CPU).
+        tensor_parallel: Processes over which the model is spread, a GPU each where there are any.
+            More than 1: others are started, and end with `close` or with this process.
 
     Raises:
         ConfigError: An option is out of range.
         ModelError: The model cannot be loaded or served.
+        RankLost: One of the other processes ended; also from every later call.
 
     Example:
         >>> llm = LLM("embedded")
@@ -91,6 +94,7 @@ class LLM:
         calibration: CalibrationMode = "auto",
         cuda_graphs: CudaGraphsMode = "auto",
         overlap: OverlapMode = "auto",
+        tensor_parallel: int = 1,
     ) -> None:
         self._built = build_engine(
             EngineOptions(
@@ -108,6 +112,7 @@ class LLM:
                 calibration=calibration,
                 cuda_graphs=cuda_graphs,
                 overlap=overlap,
+                tensor_parallel=tensor_parallel,
             )
         )
 
@@ -117,6 +122,11 @@ class LLM:
     def engine(self) -> Engine:
         """The engine itself, for introspection."""
         return self._built.engine
+
+    def close(self) -> None:
+        """End the other processes, where there are any; nothing can be generated after that."""
+        if self._built.leader is not None:
+            self._built.leader.close()
 
     @property
     def prompter(self) -> Prompter:

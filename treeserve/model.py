@@ -18,6 +18,7 @@ from treeserve.config import ModelConfig
 from treeserve.embedded import MODEL_FOLDER
 from treeserve.errors import ConfigError, ModelError
 from treeserve.output_head import OutputHead
+from treeserve.parallel_model import check_parallel, parallel_arguments
 from treeserve.probe import AttentionLayer, probe_model
 from treeserve.step_relay import StepNotPassed, relay_step
 
@@ -111,10 +112,20 @@ def load_model(config: ModelConfig) -> LoadedModel:
     Raises:
         ModelError: It cannot be read, or cannot be served; says why.
     """
-    location = resolve_model(config.model)
-    hf_config = _load_config(config.model, location)
+    check_model(config)
+    return adopt_model(config.model, _load_module(config, resolve_model(config.model)))
+
+
+def check_model(config: ModelConfig) -> None:
+    """What can be known of a checkpoint by its configuration alone.
+
+    Raises:
+        ConfigError: It cannot be spread over so many ranks.
+        ModelError: It cannot be read, or cannot be served; says why.
+    """
+    hf_config = _load_config(config.model, resolve_model(config.model))
     _refuse_unsupported(config.model, hf_config)
-    return adopt_model(config.model, _load_module(config, location))
+    check_parallel(config, hf_config)
 
 
 def read_max_positions(model: str) -> int:
@@ -204,10 +215,15 @@ def _load_module(config: ModelConfig, location: str) -> PreTrainedModel:
     try:
         # The probe compares the hook with the model's own eager attention, so that comes first.
         module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, attn_implementation="eager"
+            location,
+            dtype=dtype,
+            attn_implementation="eager",
+            **parallel_arguments(config.tensor_parallel),
         )
     except Exception as error:
         raise ModelError(f"model: cannot load {config.model}: {error}") from error
+    if config.tensor_parallel > 1:
+        return module.eval()  # Every part of it was loaded to its place.
     return module.to(device).eval()
 
 

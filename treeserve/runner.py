@@ -12,6 +12,7 @@ from treeserve.batch import PlanCutter, make_batch
 from treeserve.device_slots import DeviceSlots
 from treeserve.graphs import Capture, DecodeGraphs
 from treeserve.model import LoadedModel
+from treeserve.ranks.leader import Leader
 from treeserve.sampler import Drawn, DrawnToken, DrawParams, DrawTable, draw_from_table
 from treeserve.scheduler.step import Step
 from treeserve.step_attention import StepAttention
@@ -68,6 +69,7 @@ class Runner:
         num_kept: Entries of the kept-logits table.
         capture: Makes graphs of decode steps. None: every step runs eager.
         max_graph_rows: Rows of a step with a graph, at most.
+        leader: Of the other ranks, who compute every step along; None: there are none.
     """
 
     def __init__(
@@ -77,9 +79,11 @@ class Runner:
         num_kept: int,
         capture: Capture | None = None,
         max_graph_rows: int = 256,
+        leader: Leader | None = None,
     ) -> None:
         self._model = model
         self._backend = backend
+        self._leader = leader
         self._kept = torch.zeros(
             num_kept, model.vocabulary_size, dtype=torch.float32, device=model.device
         )
@@ -90,6 +94,11 @@ class Runner:
         self._graphs: DecodeGraphs | None = None
         if capture is not None:
             self._graphs = DecodeGraphs(model, backend, capture, max_graph_rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._model.device
 
     @torch.inference_mode()
     def launch(self, step: Step, draws: Sequence[DrawParams]) -> "Launched":
@@ -106,7 +115,11 @@ class Runner:
         """
         # A launch that fails leaves nothing for later rows to stand on.
         last_drawn, self._last_drawn = self._last_drawn, None
-        logits, scored = self._compute_logits(step, last_drawn)
+        if self._leader is None or step.num_rows == 0:
+            logits, scored = self._compute_logits(step, last_drawn)
+        else:
+            with self._leader.together(step, last_drawn):
+                logits, scored = self._compute_logits(step, last_drawn)
         for keep in step.keeps:
             self._kept[keep.kept_index].copy_(logits[keep.logits_index])
         if not len(step.draws):
@@ -114,6 +127,17 @@ class Runner:
         drawn = self._draw(step, logits, draws)
         self._last_drawn = drawn.token_ids
         return Launched(step.number, drawn, scored)
+
+    @torch.inference_mode()
+    def compute_along(self, step: Step, last_drawn: Tensor | None) -> None:
+        """Another rank's part of a step that rank 0 launches: all but its draws.
+
+        Args:
+            step: With at least one row.
+            last_drawn: [num_draws] int64 on the device, what rank 0 drew in the step before, if
+                this one's rows need it.
+        """
+        self._compute_logits(step, last_drawn)
 
     def _compute_logits(
         self, step: Step, last_drawn: Tensor | None

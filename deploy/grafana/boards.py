@@ -152,6 +152,8 @@ MEMORY = Board(
             Panel("Bytes", "How much memory is that?", "bytes",
                   ((f"sum (treeserve_pages_used{{{SELECTOR}}} * {_TOKEN_BYTES})", "used"),
                    (f"sum (treeserve_pages_capacity{{{SELECTOR}}} * {_TOKEN_BYTES})", "pool"))),
+            Panel("In use", "How full is each, as endpoint pickers see it?", "percentunit",
+                  ((f"treeserve_kv_cache_usage_ratio{{{SELECTOR}}}", "{{instance}}"),)),
             Panel("Promised", "How many pages are promised and not yet taken?", "short",
                   ((gauge("pages_reserved"), "pages"),)),
         ),

@@ -71,14 +71,14 @@ class RadixTree:
         return self._retention.budget_tokens
 
     def watch(self, listener: TreeListener) -> None:
-        """Tells the listener of every change from now on.
+        """Tells the listener of every change from now on, after those that came before it.
 
         Raises:
-            ValueError: Another one is told already.
+            ValueError: It is told already.
         """
-        if self._shape.listener is not None:
-            raise ValueError("the tree has a listener")
-        self._shape.listener = listener
+        if listener in self._shape.listeners:
+            raise ValueError(f"{listener} is told already")
+        self._shape.listeners.append(listener)
 
     def locate(self, prefix: Prefix) -> Location:
         """Where the longest known prefix of it ends, computed or pending; changes nothing."""

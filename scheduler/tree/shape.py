@@ -41,7 +41,7 @@ class TreeShape:
         self._known_roots: WeakValueDictionary[RootName, Root] = WeakValueDictionary()
         self._next_serial = 1
         self.holders = PageHolders(pool.num_pages)
-        self.listener: TreeListener | None = None
+        self.listeners: list[TreeListener] = []
 
     def root(self, prefix: Prefix) -> Root:
         """The one that the prefix hangs beneath, held by the caller alone without children."""
@@ -101,8 +101,8 @@ class TreeShape:
         self._order.pass_tokens(len(segment))
         self._order.touch([segment])
         self._order.add(segment)
-        if self.listener is not None:
-            self.listener.attached(segment)
+        for listener in self.listeners:
+            listener.attached(segment)
         return segment
 
     def split(self, segment: Segment, num_tokens: int) -> Segment:
@@ -134,8 +134,8 @@ class TreeShape:
         segment.tokens, segment.slots = segment.tokens[num_tokens:], segment.slots[num_tokens:]
         upper.children[segment.key] = segment
         self._retention.split(upper, segment)
-        if self.listener is not None:
-            self.listener.split(upper, segment)
+        for listener in self.listeners:
+            listener.split(upper, segment)
         return upper
 
     def detach(self, segment: Segment, drop: PageDrop) -> int:
@@ -155,8 +155,8 @@ class TreeShape:
             elif parent.pins == 0:
                 self._order.add(parent)
         self._retention.detached(segment, parent)
-        if self.listener is not None:
-            self.listener.detached(segment, parent)
+        for listener in self.listeners:
+            listener.detached(segment, parent)
         return num_freed
 
     def truncate(self, segment: Segment, num_tokens: int, drop: PageDrop) -> int:
@@ -167,8 +167,8 @@ class TreeShape:
         num_freed = drop.add(segment.pages[num_pages:])
         segment.keep_first(num_tokens, num_pages)
         self._retention.truncated(segment, num_dropped)
-        if self.listener is not None:
-            self.listener.truncated(segment)
+        for listener in self.listeners:
+            listener.truncated(segment)
         return num_freed
 
     def offset(self, segment: Segment) -> int:

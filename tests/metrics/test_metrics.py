@@ -91,6 +91,7 @@ def test_steps_add_up():
         "treeserve_pages_used": 50,
         "treeserve_pages_cached": 20,
         "treeserve_pages_capacity": 100,
+        "treeserve_kv_cache_usage_ratio": 0.3,
         "treeserve_work_items_total": 12,
         "treeserve_shared_items_total": 2,
         "treeserve_folded_segments_total too_small": 2,

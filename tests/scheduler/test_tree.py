@@ -222,7 +222,7 @@ def test_a_listener_hears_of_every_change_after_it_happened():
     house.tree.clear()
     house.check()
     assert house.watcher.parents == {}
-    with pytest.raises(ValueError, match="has a listener"):
+    with pytest.raises(ValueError, match="is told already"):
         house.tree.watch(house.watcher)
 
 

@@ -16,11 +16,18 @@ from treeserve.commands.backstage import (
     make_backstage,
     read_backstage_options,
 )
+from treeserve.commands.kv_event_options import (
+    KVEventOptions,
+    add_kv_event_options,
+    open_kv_events,
+    read_kv_event_options,
+)
 from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
     package_version,
 )
+from treeserve.commands.rank_options import add_rank_options, follow_along, read_place
 from treeserve.commands.serve_options import add_server_options, request_limits, server_config
 from treeserve.errors import ConfigError
 from treeserve.server.config import ServerConfig
@@ -31,8 +38,10 @@ from treeserve.types import StepNumbers
 
 if TYPE_CHECKING:
     from treeserve.building import BuiltEngine
+    from treeserve.kv_events import KVEventPublisher
     from treeserve.loop import EngineLoop
     from treeserve.metrics import Metrics
+    from treeserve.ranks.group import Place
     from treeserve.server.app import Server
     from treeserve.server.backstage import Backstage
 
@@ -65,6 +74,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     add_server_options(parser)
     add_backstage_options(parser.add_argument_group("services beside generation"))
     add_engine_options(parser)
+    add_rank_options(parser.add_argument_group("ranks"))
+    add_kv_event_options(parser.add_argument_group("KV events"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,12 +86,23 @@ def run(args: argparse.Namespace) -> int:
     engine_options = given_engine_options(args) | {"limits": request_limits(args)}
     backstage_options = read_backstage_options(args)
     start_logging(args.log_level, args.log_format, request_log=config.request_log)
-    return asyncio.run(_serve(config, engine_options, backstage_options))
+    engine_options["tensor_parallel"] = args.tensor_parallel
+    place = read_place(args)
+    if place is not None and place.rank > 0:
+        return follow_along(place, engine_options)
+    beside = _Beside(backstage_options, read_kv_event_options(args), place)
+    return asyncio.run(_serve(config, engine_options, beside))
 
 
-async def _serve(
-    config: ServerConfig, engine_options: dict[str, Any], backstage_options: BackstageOptions
-) -> int:
+class _Beside(NamedTuple):
+    """What is asked for beside the engine and its doors."""
+
+    backstage: BackstageOptions
+    kv_events: KVEventOptions | None
+    place: "Place | None"
+
+
+async def _serve(config: ServerConfig, engine_options: dict[str, Any], beside: _Beside) -> int:
     from treeserve.metrics import Metrics
     from treeserve.server.app import Server
     from treeserve.server.tracing import configured_tracing
@@ -91,11 +113,14 @@ async def _serve(
     await server.start()
     signals = _Signals(server.reload)
     try:
-        built = await _load_unless(signals.first, engine_options)
-        observers = _Observers(metrics, watch)
+        built = await _load_unless(signals.first, engine_options, beside.place)
+        observers = _Observers(metrics, watch, open_kv_events(beside.kv_events, built))
         _describe(metrics, built, engine_options)
-        open_backstage = partial(make_backstage, built, engine_options, backstage_options)
-        return await _serve_engine(server, built, signals, observers, open_backstage)
+        open_backstage = partial(make_backstage, built, engine_options, beside.backstage)
+        try:
+            return await _serve_engine(server, built, signals, observers, open_backstage)
+        finally:
+            observers.close()
     finally:
         await server.stop()
         if tracing is not None:
@@ -120,8 +145,8 @@ async def _serve_engine(
         served = ServedModel(built.model.name, built.model.max_positions)
         await server.set_ready(text_service, lambda: loop.healthy, open_backstage(loop), served)
         print(_startup_line(server, built), flush=True)
-        await _first_of(signals.first.wait(), _failure_of(loop))
-        if not loop.healthy:
+        await _first_of(signals.first.wait(), _failure_of(loop, built))
+        if not _can_go_on(loop, built):
             logger.critical("the engine cannot go on, and the server ends")
             await server.give_up()
             return 1
@@ -130,11 +155,17 @@ async def _serve_engine(
         await server.stop()
     finally:
         loop.stop()
+        if built.leader is not None:
+            await asyncio.to_thread(built.leader.close)
     return 0
 
 
-async def _failure_of(loop: "EngineLoop") -> None:
-    while loop.healthy:
+def _can_go_on(loop: "EngineLoop", built: "BuiltEngine") -> bool:
+    return loop.healthy and (built.leader is None or built.leader.failure is None)
+
+
+async def _failure_of(loop: "EngineLoop", built: "BuiltEngine") -> None:
+    while _can_go_on(loop, built):
         await asyncio.sleep(_LOOK_SECONDS)
 
 
@@ -143,13 +174,23 @@ class _Observers(NamedTuple):
 
     metrics: "Metrics"
     watch: EngineWatch
+    kv_events: "KVEventPublisher | None"
+
+    def close(self) -> None:
+        """The engine's thread has ended."""
+        if self.kv_events is not None:
+            self.kv_events.close()
 
     def observe(self, is_waiting: Callable[[str], bool], numbers: StepNumbers) -> None:
         self.metrics.observe_step(numbers)
         self.watch.observe(numbers, is_waiting)
+        if self.kv_events is not None:
+            self.kv_events.publish()
 
 
-async def _load_unless(interrupted: asyncio.Event, engine_options: dict[str, Any]) -> "BuiltEngine":
+async def _load_unless(
+    interrupted: asyncio.Event, engine_options: dict[str, Any], place: "Place | None"
+) -> "BuiltEngine":
     """The engine, loaded in a thread, so that probes are answered meanwhile."""
     loop = asyncio.get_running_loop()
     loaded: asyncio.Future[BuiltEngine] = loop.create_future()
@@ -159,7 +200,7 @@ async def _load_unless(interrupted: asyncio.Event, engine_options: dict[str, Any
         from treeserve.config import EngineOptions
 
         try:
-            built = build_engine(EngineOptions(**engine_options))
+            built = build_engine(EngineOptions(**engine_options), place)
         except Exception as error:
             loop.call_soon_threadsafe(loaded.set_exception, error)
         else:

@@ -251,6 +251,11 @@ PAGES_RESERVED = Declaration(
 PAGES_CAPACITY = Declaration(
     "memory", "gauge", "pages_capacity", "pages", "Pages in the pool.", "How large is the pool?",
 )
+KV_USAGE = Declaration(
+    "memory", "gauge", "kv_cache_usage_ratio", "",
+    "Part of the pool that cannot be given up at once, from 0 to 1: what only the cache holds can.",
+    "Is there room? What endpoint pickers of llm-d and the Gateway API weigh replicas by.",
+)
 PAGE_TOKENS = Declaration(
     "memory", "gauge", "page_tokens", "tokens", "Slots of a page.",
     "How many tokens is a page?",

@@ -78,6 +78,7 @@ class StepMetrics:
         self._pages_cached = Number(declared.PAGES_CACHED)
         self._pages_reserved = Number(declared.PAGES_RESERVED)
         self._pages_capacity = Number(declared.PAGES_CAPACITY)
+        self._kv_usage = Number(declared.KV_USAGE)
         self._retained = Number(declared.RETAINED)
         self._running = Number(declared.RUNNING)
         self._awaiting = Number(declared.AWAITING)
@@ -111,6 +112,8 @@ class StepMetrics:
         self._pages_cached.set(numbers.cached_pages)
         self._pages_reserved.set(numbers.reserved_pages)
         self._pages_capacity.set(numbers.total_pages)
+        in_use = numbers.used_pages - numbers.cached_pages
+        self._kv_usage.set(in_use / max(1, numbers.total_pages))
         self._retained.set(numbers.retained_tokens)
         self._running.set(numbers.running_samples)
         self._awaiting.set(numbers.awaiting_samples)

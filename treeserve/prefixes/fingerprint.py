@@ -9,6 +9,7 @@ import torch
 
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
+from treeserve.parallel_model import local_part
 from treeserve.tokenizer import Tokenizer
 
 FORMAT_VERSION = "1"
@@ -61,6 +62,7 @@ def _model_digest(model: LoadedModel) -> str:
     }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.module.state_dict().items()):
+        weight = local_part(weight)
         digest.update(f"\0{name} {tuple(weight.shape)} {weight.dtype}\0".encode())
         digest.update(_sample_bytes(weight))
     return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""One engine whose model is spread over several processes, the ranks."""
