@@ -213,10 +213,15 @@ def _scheduler_config(options: EngineOptions, num_pages: int) -> SchedulerConfig
 def _backend_name(options: EngineOptions, model: LoadedModel, device: torch.device) -> str:
     name = options.backend
     if name == "auto":
-        return "triton" if device.type == "cuda" else _cpu_backend_name(model, options.page_size)
+        return backend_for(model, options.page_size)
     if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError(f"backend: triton needs a CUDA device, not {device}; try backend=torch")
     return name
+
+
+def backend_for(model: LoadedModel, page_size: int) -> str:
+    """The attention backend that "auto" stands for with a model, where it is."""
+    return "triton" if model.device.type == "cuda" else _cpu_backend_name(model, page_size)
 
 
 def _cpu_backend_name(model: LoadedModel, page_size: int) -> str:

@@ -122,9 +122,7 @@ class DecodeGraphs:
             batch = static.batch()
             attend = StepAttention(backend, batch)
             # The copy is the conversion to float32 that an eager step makes anyway.
-            logits.copy_(
-                model.forward_raw(batch.token_ids, batch.positions, batch.logits_rows, attend)
-            )
+            logits.copy_(model.forward(batch.token_ids, batch.positions, batch.logits_rows, attend))
 
         return work
 

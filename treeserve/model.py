@@ -18,6 +18,7 @@ from treeserve.config import ModelConfig
 from treeserve.embedded import MODEL_FOLDER
 from treeserve.errors import ConfigError, ModelError
 from treeserve.output_head import OutputHead
+from treeserve.packed_linear import pack_linear_layers
 from treeserve.parallel_model import check_parallel, parallel_arguments
 from treeserve.probe import AttentionLayer, probe_model
 from treeserve.step_relay import StepNotPassed, relay_step
@@ -73,7 +74,7 @@ class LoadedModel:
     def forward(
         self, token_ids: Tensor, positions: Tensor, logits_rows: Tensor, attend: AttendRows
     ) -> Tensor:
-        """Logits [num_logits, vocabulary_size] float32 of the rows that need them.
+        """Logits [num_logits, vocabulary_size] in the model's dtype of the rows that need them.
 
         Args:
             token_ids: [1, num_rows] int64.
@@ -81,12 +82,6 @@ class LoadedModel:
             logits_rows: [num_logits] int64.
             attend: Called once per layer.
         """
-        return self.forward_raw(token_ids, positions, logits_rows, attend).float()
-
-    def forward_raw(
-        self, token_ids: Tensor, positions: Tensor, logits_rows: Tensor, attend: AttendRows
-    ) -> Tensor:
-        """The same in the dtype in which the model gives them."""
         return _forward(self.module, token_ids, positions, logits_rows, attend)
 
 
@@ -113,7 +108,9 @@ def load_model(config: ModelConfig) -> LoadedModel:
         ModelError: It cannot be read, or cannot be served; says why.
     """
     check_model(config)
-    return adopt_model(config.model, _load_module(config, resolve_model(config.model)))
+    # The probe compares the hook with the model's own eager attention, so that comes first.
+    module = load_module(config, "eager")
+    return adopt_model(config.model, module, is_whole=config.tensor_parallel == 1)
 
 
 def check_model(config: ModelConfig) -> None:
@@ -140,17 +137,22 @@ def read_max_positions(model: str) -> int:
     return max_positions
 
 
-def adopt_model(name: str, module: PreTrainedModel) -> LoadedModel:
+def adopt_model(name: str, module: PreTrainedModel, *, is_whole: bool = True) -> LoadedModel:
     """A module of transformers, with its own eager attention, as a model that treeserve can run.
 
     Args:
         name: What to call it.
-        module: In evaluation mode, on its device; its attention is replaced.
+        module: In evaluation mode, on its device. Its attention is replaced, and on a CPU its
+            linear layers in bfloat16 are, by packed ones.
+        is_whole: Not spread over ranks, where transformers changes the linear layers itself.
 
     Raises:
         ModelError: It cannot be served; says why.
     """
     _register_attention()
+    # First, so that what is probed is what runs, and nobody else holds a plain weight.
+    if is_whole:
+        pack_linear_layers(module)
     config = _text_config(module.config)
     return LoadedModel(
         name=name,
@@ -209,15 +211,20 @@ def _load_config(name: str, location: str) -> PretrainedConfig:
         raise ModelError(f"model: cannot read the configuration of {name}: {error}") from error
 
 
-def _load_module(config: ModelConfig, location: str) -> PreTrainedModel:
+def load_module(config: ModelConfig, attention: str) -> PreTrainedModel:
+    """A checkpoint as transformers has it, with an attention of its own.
+
+    Raises:
+        ModelError: It cannot be read; says why.
+    """
+    location = resolve_model(config.model)
     dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
     device = resolve_device(config.device)
     try:
-        # The probe compares the hook with the model's own eager attention, so that comes first.
         module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             location,
             dtype=dtype,
-            attn_implementation="eager",
+            attn_implementation=attention,
             **parallel_arguments(config.tensor_parallel),
         )
     except Exception as error:

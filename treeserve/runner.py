@@ -1,6 +1,6 @@
 """Carries a step out on the device: model, attention, kept logits and draws."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,14 @@ from treeserve.device_slots import DeviceSlots
 from treeserve.graphs import Capture, DecodeGraphs
 from treeserve.model import LoadedModel
 from treeserve.ranks.leader import Leader
-from treeserve.sampler import Drawn, DrawnToken, DrawParams, DrawTable, draw_from_table
+from treeserve.sampler import (
+    Drawn,
+    DrawnToken,
+    DrawParams,
+    DrawTable,
+    draw_from_table,
+    rows_of_piece,
+)
 from treeserve.scheduler.step import Step
 from treeserve.step_attention import StepAttention
 from treeserve.token_scores import ScoredPrompts, score_prompts
@@ -69,6 +76,7 @@ class Runner:
         num_kept: Entries of the kept-logits table.
         capture: Makes graphs of decode steps. None: every step runs eager.
         max_graph_rows: Rows of a step with a graph, at most.
+        draw: Draws the tokens; another one is for measuring.
         leader: Of the other ranks, who compute every step along; None: there are none.
     """
 
@@ -79,8 +87,10 @@ class Runner:
         num_kept: int,
         capture: Capture | None = None,
         max_graph_rows: int = 256,
+        draw: Callable[[Tensor, DrawTable, Tensor], Drawn] = draw_from_table,
         leader: Leader | None = None,
     ) -> None:
+        self._draw_rows = draw
         self._model = model
         self._backend = backend
         self._leader = leader
@@ -142,7 +152,7 @@ class Runner:
     def _compute_logits(
         self, step: Step, last_drawn: Tensor | None
     ) -> tuple[Tensor, ScoredPrompts | None]:
-        """[num_logits, vocabulary_size] float32, and what the step says of prompts."""
+        """[num_logits, vocabulary_size], and what the step says of prompts."""
         if step.num_rows == 0:
             return self._kept[:0], None
         if self._slots is not None:
@@ -165,7 +175,8 @@ class Runner:
 
     def _draw(self, step: Step, logits: Tensor, draws: Sequence[DrawParams]) -> Drawn:
         if draws is not self._table.draws:
-            self._table = DrawTable(draws, logits.device)
+            piece_rows = rows_of_piece(self._model.vocabulary_size, logits.device)
+            self._table = DrawTable(draws, logits.device, piece_rows)
         sources = step.draws.sources.astype(np.int64)
         is_kept = sources >= len(logits)
         from_kept = np.flatnonzero(is_kept)
@@ -185,5 +196,6 @@ class Runner:
         else:
             rows = logits.index_select(0, computed)
             if len(from_kept):
+                rows = rows.float()
                 rows.index_copy_(0, into, self._kept.index_select(0, kept))
-        return draw_from_table(rows, self._table, uniforms)
+        return self._draw_rows(rows, self._table, uniforms)

@@ -10,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from treeserve.blocked_draw import BlockedLogits
 from treeserve.logit_rules import SampleRules, apply_rules
-from treeserve.token_scores import bits_of, score_tokens
+from treeserve.token_scores import TokenScores, bits_of, score_tokens
 from treeserve.transfer import Readback, send
 from treeserve.types import SamplingParams, TokenLogprob
 
 UInt64Array: TypeAlias = NDArray[np.uint64]
 
+MAX_PIECE_LOGITS = 1 << 21
+"""That are worked on together on a CPU: 8 MiB of float32, in two or three copies."""
 _MASK64 = (1 << 64) - 1
 _GOLDEN, _FIRST_FACTOR, _SECOND_FACTOR = (
     np.uint64(factor) for factor in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -78,37 +81,40 @@ class _Wanted:
     """Likeliest tokens that each asks for."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """Consecutive draws that are worked out together."""
+
+    start: int
+    end: int
+    groups: list[_Group]
+    wanted: _Wanted
+
+
 class DrawTable:
     """What the draws of the same samples have in common from step to step, on the device.
 
     Args:
         draws: Of the samples that draw.
         device: Of the logits.
+        piece_rows: Draws that are worked out together, at most. None: all.
     """
 
-    def __init__(self, draws: Sequence[DrawParams], device: torch.device) -> None:
+    def __init__(
+        self, draws: Sequence[DrawParams], device: torch.device, piece_rows: int | None = None
+    ) -> None:
         self.draws = draws
         self.rules = [draw.rules for draw in draws]
-        self._device = device
         self._prefixes = _mixed_prefixes(draws)
-        params = [draw.params for draw in draws]
-        is_random = np.array([p.temperature > 0 for p in params], dtype=np.bool_)
-        is_truncated = np.array([_is_truncated(p) for p in params], dtype=np.bool_)
-        plain = np.flatnonzero(is_random & ~is_truncated)
-        truncated = np.flatnonzero(is_random & is_truncated)
-        wanted = [i for i, p in enumerate(params) if p.logprobs is not None]
-        columns = np.array(
-            [(p.temperature, p.top_k or np.inf, p.top_p, p.min_p) for p in params],
-            dtype=np.float64,
-        ).reshape(-1, 4)
-        [wanted_rows] = send([np.array(wanted, dtype=np.int64)], device)
-        self.groups = [
-            _make_group(rows, columns, device, is_truncated=cut)
-            for rows, cut in ((plain, False), (truncated, True))
-            if len(rows)
+        size = piece_rows or max(len(draws), 1)
+        self.pieces = [
+            _make_piece(draws[start : start + size], start, device)
+            for start in range(0, len(draws), size)
         ]
-        counts = [params[i].logprobs or 0 for i in wanted]
-        self.wanted = _Wanted(wanted, _unless_all(wanted_rows, draws), counts)
+        # Of the whole batch: what is read is split by these.
+        all_wanted = [(piece.start, piece.wanted) for piece in self.pieces]
+        self.wanted_draws = [start + i for start, wanted in all_wanted for i in wanted.draws]
+        self.wanted_counts = [count for _, wanted in all_wanted for count in wanted.counts]
 
     def uniforms(self, positions: NDArray[np.integer]) -> NDArray[np.float64]:
         """[num_draws] the numbers that `uniform` gives, for draws at these positions."""
@@ -124,7 +130,8 @@ class Drawn:
     token_ids: Tensor
     """[num_draws] int64"""
     _readback: Readback
-    _wanted: _Wanted
+    _wanted_draws: list[int]
+    _wanted_counts: list[int]
     _num_top: int
 
     def read_sync(self) -> list[DrawnToken]:
@@ -134,7 +141,7 @@ class Drawn:
     def read_step_sync(self) -> DrawnStep:
         """Waits for the device, once."""
         packed = self._readback.wait_sync()
-        num_draws, num_wanted = self.token_ids.shape[0], len(self._wanted.draws)
+        num_draws, num_wanted = self.token_ids.shape[0], len(self._wanted_draws)
         num_likeliest = num_wanted * self._num_top
         sizes = [num_draws, 1, num_wanted, num_wanted, num_likeliest, num_likeliest]
         ids, flag, own, ranks, values, indices = np.split(packed, np.cumsum(sizes)[:-1])
@@ -145,7 +152,7 @@ class Drawn:
             top_indices = indices.reshape(num_wanted, -1).tolist()
             own_values, own_ranks = own.view(np.float64).tolist(), ranks.tolist()
             for row, (i, count) in enumerate(
-                zip(self._wanted.draws, self._wanted.counts, strict=True)
+                zip(self._wanted_draws, self._wanted_counts, strict=True)
             ):
                 top = tuple(zip(top_indices[row][:count], top_values[row][:count], strict=True))
                 logprob = TokenLogprob(token_ids[i], own_values[row], top, own_ranks[row])
@@ -159,43 +166,39 @@ def draw_tokens(
     """Draw one token per row.
 
     Args:
-        logits: [num_draws, vocabulary_size] float32.
+        logits: [num_draws, vocabulary_size] of floats.
         draws: One for each row.
         positions: That the drawn tokens will have.
     """
-    table = DrawTable(draws, logits.device)
+    table = DrawTable(draws, logits.device, rows_of_piece(logits.shape[-1], logits.device))
     [uniforms] = send([table.uniforms(np.asarray(positions))], logits.device)
     return draw_from_table(logits, table, uniforms)
+
+
+def rows_of_piece(vocabulary_size: int, device: torch.device) -> int | None:
+    """For a DrawTable: so many that on a CPU their logits stay in its cache. None: all."""
+    return max(1, MAX_PIECE_LOGITS // vocabulary_size) if device.type == "cpu" else None
 
 
 def draw_from_table(logits: Tensor, table: DrawTable, uniforms: Tensor) -> Drawn:
     """Draw one token per row, waiting for nothing.
 
     Args:
-        logits: [num_draws, vocabulary_size] float32; left as they are, and not read later.
+        logits: [num_draws, vocabulary_size] of floats; left as they are, and not read later.
         table: Of the samples that draw.
         uniforms: [num_draws] float64 on the device, as the table gives them for the positions.
     """
-    likeliest = logits.argmax(dim=-1)
-    # argmax takes NaN for the largest.
-    is_finite = torch.isfinite(logits.gather(-1, likeliest[:, None])).all()
-    ruled = apply_rules(logits, table.rules)
-    token_ids = likeliest if ruled is logits else ruled.argmax(dim=-1)
-    for group in table.groups:
-        chosen = _draw_group(_rows_of(ruled, group.rows), group, _rows_of(uniforms, group.rows))
-        if group.rows is None:
-            token_ids = chosen
-        else:
-            token_ids.index_copy_(0, group.rows, chosen)
-    parts, num_top = [token_ids, is_finite.long()[None]], 0
-    if table.wanted.draws:
-        rows, num_most = table.wanted.rows, max(table.wanted.counts)
-        own, ranks, values, indices = score_tokens(
-            _rows_of(logits, rows), _rows_of(token_ids, rows), num_most
-        )
+    num_top = min(max(table.wanted_counts, default=0), logits.shape[-1])
+    pieces = [_draw_piece(logits, table, piece, uniforms, num_top) for piece in table.pieces]
+    token_ids = torch.cat([piece.token_ids for piece in pieces])
+    is_finite = torch.stack([piece.is_finite for piece in pieces]).all()
+    parts = [token_ids, is_finite.long()[None]]
+    scored = [piece.scores for piece in pieces if piece.scores is not None]
+    if scored:
+        own, ranks, values, indices = (torch.cat(part) for part in zip(*scored, strict=True))
         parts += [bits_of(own), ranks, bits_of(values), indices.flatten()]
-        num_top = indices.shape[-1]
-    return Drawn(token_ids, Readback(torch.cat(parts)), table.wanted, num_top)
+    readback = Readback(torch.cat(parts))
+    return Drawn(token_ids, readback, table.wanted_draws, table.wanted_counts, num_top)
 
 
 def uniform(seed: int, sample_index: int, position: int) -> float:
@@ -225,8 +228,67 @@ def _mix64(values: UInt64Array) -> UInt64Array:
     return mixed
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _DrawnPiece:
+    token_ids: Tensor
+    is_finite: Tensor
+    scores: TokenScores | None
+
+
+def _draw_piece(
+    logits: Tensor, table: DrawTable, piece: _Piece, uniforms: Tensor, num_top: int
+) -> _DrawnPiece:
+    here = slice(piece.start, piece.end)
+    logits, uniforms = logits[here].float(), uniforms[here]
+    likeliest = _likeliest(logits)
+    # The likeliest is NaN where any is.
+    is_finite = torch.isfinite(logits.gather(-1, likeliest[:, None])).all()
+    ruled = apply_rules(logits, table.rules[here])
+    token_ids = likeliest if ruled is logits else _likeliest(ruled)
+    for group in piece.groups:
+        chosen = _draw_group(_rows_of(ruled, group.rows), group, _rows_of(uniforms, group.rows))
+        if group.rows is None:
+            token_ids = chosen
+        else:
+            token_ids.index_copy_(0, group.rows, chosen)
+    if not piece.wanted.draws:
+        return _DrawnPiece(token_ids, is_finite, None)
+    rows = piece.wanted.rows
+    scores = score_tokens(_rows_of(logits, rows), _rows_of(token_ids, rows), num_top)
+    return _DrawnPiece(token_ids, is_finite, scores)
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """[num_rows] int64"""
+    if logits.device.type == "cpu":
+        return BlockedLogits(logits).likeliest()
+    return logits.argmax(dim=-1)
+
+
 def _is_truncated(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+
+
+def _make_piece(draws: Sequence[DrawParams], start: int, device: torch.device) -> _Piece:
+    params = [draw.params for draw in draws]
+    is_random = np.array([p.temperature > 0 for p in params], dtype=np.bool_)
+    is_truncated = np.array([_is_truncated(p) for p in params], dtype=np.bool_)
+    plain = np.flatnonzero(is_random & ~is_truncated)
+    truncated = np.flatnonzero(is_random & is_truncated)
+    wanted = [i for i, p in enumerate(params) if p.logprobs is not None]
+    columns = np.array(
+        [(p.temperature, p.top_k or np.inf, p.top_p, p.min_p) for p in params],
+        dtype=np.float64,
+    ).reshape(-1, 4)
+    [wanted_rows] = send([np.array(wanted, dtype=np.int64)], device)
+    groups = [
+        _make_group(rows, columns, device, is_truncated=cut)
+        for rows, cut in ((plain, False), (truncated, True))
+        if len(rows)
+    ]
+    counts = [params[i].logprobs or 0 for i in wanted]
+    unless_all = None if len(wanted) == len(draws) else wanted_rows
+    return _Piece(start, start + len(draws), groups, _Wanted(wanted, unless_all, counts))
 
 
 def _make_group(
@@ -248,16 +310,18 @@ def _make_group(
     )
 
 
-def _unless_all(rows: Tensor, draws: Sequence[DrawParams]) -> Tensor | None:
-    return None if len(rows) == len(draws) else rows
-
-
 def _rows_of(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor.index_select(0, rows)
 
 
 def _draw_group(logits: Tensor, group: _Group, uniforms: Tensor) -> Tensor:
     """[num_rows] int64"""
+    if logits.device.type == "cpu":
+        blocked = BlockedLogits(logits)
+        if not group.is_truncated:
+            return blocked.draw(group.temperatures, uniforms)
+        limits = group.top_k, group.top_p, group.min_p
+        return blocked.draw_truncated(group.temperatures, *limits, uniforms)
     probabilities = torch.softmax(logits.double() / group.temperatures, dim=-1)
     if group.is_truncated:
         return _draw_truncated(probabilities, group, uniforms)

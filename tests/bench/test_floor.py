@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from treeserve.bench.attention.floor import Rates, least_work, measure_rates
+from treeserve.bench.attention.floor import least_work
 from treeserve.bench.attention.paths import tree_paths
 from treeserve.bench.attention.problem import Shape
 from treeserve.bench.attention.trees import decode_step
+from treeserve.bench.rates import Rates, measure_rates
 from treeserve.bench.timing import Stopwatch
 
 

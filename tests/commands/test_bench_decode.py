@@ -6,8 +6,12 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
-from treeserve.bench.decode import sides
+from treeserve.bench.decode import models, sides
+from treeserve.bench.decode.case import length_of
+from treeserve.bench.decode.floor import StepFloor
+from treeserve.bench.rates import Rates
 from treeserve.commands.main import main
 
 SMALL = ["--device", "cpu", "--steps", "2", "--rounds", "2", "--calibration", "off"]
@@ -39,6 +43,88 @@ def test_every_batch_under_every_prefix_is_compared_and_timed(capsys):
         assert read <= case["batch"] * (case["prefix"] + case["own_tokens"] + 16)
     changes = result["summary"]["throughput_change"]
     assert [(change["batch"], change["to_prefix"]) for change in changes] == [(1, 160), (6, 160)]
+
+
+def test_every_case_says_its_rates_its_floor_and_where_the_time_goes(capsys):
+    options = ["--dtype", "bfloat16", "--batch", "5", "--prefix", "64", "--new-tokens", "4,9"]
+    short, long = measure(capsys, *options, "--versus", "transformers")["cases"]
+    assert (short["new_tokens"], long["new_tokens"]) == (4, 9)
+    for case in (short, long):
+        assert case["status"] == "timed", case["reason"]
+        rates = {name: rate["tokens_per_second"] for name, rate in case["sides"].items()}
+        assert case["tokens_per_second"] == rates["on"]
+        assert case["transformers_tokens_per_second"] == rates["transformers"] > 0
+        assert case["over_transformers"] == rates["on"] / rates["transformers"]
+        assert case["share_of_floor"] == rates["on"] / case["floor_tokens_per_second"]
+        shares = case["shares"]
+        assert list(shares) == [
+            "attention", "linear_layers", "output_head", "sampling", "rest_of_model", "plan",
+            "scheduler",
+        ]  # fmt: skip
+        assert min(shares.values()) > 0
+        assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_what_transformers_draws_is_compared_before_its_times_are_shown(capsys, monkeypatch):
+    make = models.make_random_module
+
+    def other_weights(*arguments):
+        module = make(*arguments)
+        if arguments[-1] == "sdpa":
+            module.lm_head.weight.data = module.lm_head.weight.data.flip(0)
+        return module
+
+    monkeypatch.setattr(models, "make_random_module", other_weights)
+    options = ["--batch", "2", "--prefix", "20", "--versus", "transformers"]
+    [case] = measure(capsys, *options, status=1)["cases"]
+    assert case["status"] == "wrong"
+    assert case["reason"].startswith("sharing on and transformers differ: sample 0, token 0")
+
+
+def test_a_cache_that_transformers_has_no_memory_for_is_left_out_with_the_reason(
+    capsys, monkeypatch
+):
+    monkeypatch.setattr("treeserve.bench.decode.versus.free_bytes", lambda _device: 1 << 20)
+    options = ["--batch", "64", "--prefix", "64", "--versus", "transformers"]
+    [case] = measure(capsys, *options)["cases"]
+    assert case["status"] == "timed"
+    assert case["transformers_tokens_per_second"] is None
+    assert "and 1 are free" in case["without_transformers"]
+
+
+def test_the_kernel_that_serves_is_the_one_that_is_measured(capsys, cpu_kernel):
+    small = ["--batch", "1", "--prefix", "20"]
+    assert measure(capsys, *small, "--dtype", "bfloat16")["backend"] == "cpu"
+    assert measure(capsys, *small)["backend"] == "torch"
+
+
+def test_a_given_configuration_gets_random_weights(capsys, checkpoint_of):
+    folder = str(checkpoint_of("qwen3"))
+    options = ["--batch", "1", "--prefix", "20", "--dtype", "bfloat16"]
+    result = measure(capsys, *options, "--shape", folder)
+    assert result["model"]["name"] == f"random {folder}"
+    module = models.make_random_module(folder, torch.bfloat16, torch.device("cpu"), "eager")
+    assert result["model"]["num_parameters"] == sum(p.numel() for p in module.parameters())
+
+
+def test_a_floor_reads_each_weight_and_each_distinct_token_once():
+    rates = Rates(bytes_per_second=100.0, operations_per_second=1000.0)
+    floor = StepFloor(rates=rates, num_weights=50, numbers_per_token=4, query_numbers=2, itemsize=2)
+    # One row is bound by what it reads: 50 weights, and K and V of 10 + 5 tokens.
+    assert floor.seconds(1, 10, 5) == pytest.approx(50 * 2 / 100 + 15 * 4 * 2 / 100)
+    # With 100 rows the products of the weights take longer than reading them; with a prefix of
+    # 1,000 tokens the products of attention do too.
+    assert floor.seconds(100, 1000, 1) == pytest.approx(
+        2 * 100 * 50 / 1000 + 4 * 100 * 1001 * 2 / 1000
+    )
+
+
+def test_new_tokens_are_drawn_in_windows_that_add_up_to_them():
+    for new_tokens in range(1, 40):
+        length = length_of(new_tokens, steps=8)
+        assert length.new_tokens == new_tokens
+        assert length.steps <= 8
+        assert length.rounds >= min(3, new_tokens)
 
 
 def test_a_checkpoint_can_be_measured(capsys, checkpoint_of):
@@ -126,7 +212,9 @@ def test_what_the_time_limit_leaves_out_is_told(capsys):
         (["--steps", "0"], "--steps: must be at least 1, got 0"),
         (["--shape", "tiny", "--model", "embedded"], "--shape: not with --model"),
         (["--backend", "triton"], "--backend: triton does not run on cpu"),
-        (["--shape", "llama-9b"], "invalid choice: 'llama-9b'"),
+        (["--shape", "llama-9b"], "--shape: 'llama-9b' is not one of llama-8b"),
+        (["--new-tokens", "0"], "--new-tokens: must be at least 1, got 0"),
+        (["--versus", "vllm"], "invalid choice: 'vllm'"),
     ],
 )
 def test_options_out_of_range_are_named(capsys, options, words):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from treeserve.sampler import DrawParams, DrawTable, draw_tokens, uniform
+from treeserve.blocked_draw import BlockedLogits
+from treeserve.sampler import (
+    DrawParams,
+    DrawTable,
+    _draw_truncated,
+    _invert_cdf,
+    draw_tokens,
+    uniform,
+)
 from treeserve.scheduler.step import unread_token
 from treeserve.types import SamplingParams
 
@@ -108,3 +116,83 @@ def test_logprobs_are_of_the_untruncated_distribution():
 def test_an_unread_token_is_its_own_inverse_and_never_a_token():
     assert [unread_token(i) for i in range(3)] == [-1, -2, -3]
     assert unread_token(unread_token(5)) == 5
+
+
+KINDS = [
+    {},
+    {"top_k": 1},
+    {"top_k": 5, "temperature": 0.3},
+    {"top_k": 3000},
+    {"top_p": 0.3},
+    {"top_p": 0.999, "temperature": 2.0},
+    {"min_p": 0.05},
+    {"top_k": 400, "top_p": 0.9, "min_p": 0.001},
+]
+
+
+@pytest.mark.parametrize("vocabulary_size", [7, 64, 1000, 6007])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_a_draw_by_blocks_is_the_one_that_sorting_the_vocabulary_gives(vocabulary_size, spread):
+    """Of equal logits, which bfloat16 has many of, the lower token comes first in both."""
+    generator = torch.Generator().manual_seed(vocabulary_size)
+    rows = 24
+    logits = torch.randn(rows, vocabulary_size, generator=generator) * spread
+    logits = logits.bfloat16().float()
+    logits[:, ::5] = -math.inf
+    logits[:, 2::7], logits[:, 3::7] = 0.0, -0.0
+    logits[:, 1] = 0.5
+    blocked = BlockedLogits(logits)
+    assert torch.equal(blocked.likeliest(), logits.argmax(dim=-1))
+    uniforms = torch.rand(rows, generator=generator, dtype=torch.float64)
+    for kind in KINDS:
+        params = SamplingParams(seed=1, **kind)
+        [piece] = DrawTable([DrawParams(params, i) for i in range(rows)], logits.device).pieces
+        [group] = piece.groups
+        probabilities = torch.softmax(logits.double() / group.temperatures, dim=-1)
+        if group.is_truncated:
+            expected = _draw_truncated(probabilities, group, uniforms)
+            limits = group.top_k, group.top_p, group.min_p
+            drawn = blocked.draw_truncated(group.temperatures, *limits, uniforms)
+        else:
+            expected = _invert_cdf(probabilities, uniforms)
+            drawn = blocked.draw(group.temperatures, uniforms)
+        assert drawn.tolist() == expected.tolist(), kind
+
+
+def test_a_batch_larger_than_a_piece_draws_what_its_samples_draw_alone(monkeypatch):
+    monkeypatch.setattr("treeserve.sampler.MAX_PIECE_LOGITS", 3 * 50)
+    logits = torch.randn(10, 50, generator=torch.Generator().manual_seed(4)).bfloat16()
+    kinds = [
+        SamplingParams(seed=5, logprobs=2),
+        SamplingParams(seed=5, top_k=7),
+        SamplingParams(temperature=0, logprobs=4),
+        SamplingParams(seed=2),
+    ]
+    draws = [DrawParams(kinds[i % 4], i) for i in range(10)]
+    together = draw_tokens(logits, draws, range(10, 20)).read_sync()
+    for i, token in enumerate(together):
+        row = slice(i, i + 1)
+        assert draw_tokens(logits[row], draws[row], [10 + i]).read_sync() == [token]
+        assert (token.logprob is None) == (i % 4 in (1, 3))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_row_that_is_not_finite_is_noticed_wherever_in_the_batch_it_is(monkeypatch, bad):
+    monkeypatch.setattr("treeserve.sampler.MAX_PIECE_LOGITS", 2 * 130)
+    draws = [DrawParams(SamplingParams(seed=5), i) for i in range(5)]
+    logits = torch.zeros(5, 130)
+    assert draw_tokens(logits, draws, range(5)).read_step_sync().is_finite
+    for row in range(5):
+        broken = logits.clone()
+        broken[row, 129] = bad
+        assert not draw_tokens(broken, draws, range(5)).read_step_sync().is_finite
+
+
+def test_the_coldest_and_the_lowest_draws_stay_within_the_likely_tokens():
+    logits = torch.full((2, 200), -math.inf)
+    logits[:, 150], logits[:, 199] = 80.0, 79.0
+    for temperature, allowed in ((1e-6, {150}), (1.0, {150, 199})):
+        table = torch.full((2, 1), temperature, dtype=torch.float64)
+        for number in (0.0, 0.5, 1 - 2**-53):
+            uniforms = torch.full((2,), number, dtype=torch.float64)
+            assert set(BlockedLogits(logits).draw(table, uniforms).tolist()) <= allowed

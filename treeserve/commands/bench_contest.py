@@ -86,14 +86,15 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     before = _before(args)
     from treeserve.bench.contest.so_far import Watch
     from treeserve.bench.contest.suite import measure_contest
+    from treeserve.building import backend_for
     from treeserve.calibration.choice import choose_costs
     from treeserve.calibration.subject import make_subject
-    from treeserve.config import SchedulerConfig
+    from treeserve.config import DEFAULT_PAGE_SIZE, SchedulerConfig
 
     device = resolve_bench_device(args.device, "treeserve bench contest --device cpu")
     model = _model(args, device)
     contest = _contest(args, model.vocabulary_size)
-    backend = "triton" if device.type == "cuda" else "torch"
+    backend = backend_for(model, DEFAULT_PAGE_SIZE)
     with ProgressLine(_LINE_SECONDS) as progress:
         subject = make_subject(model.layers, backend, model.dtype, device)
         costs = choose_costs("auto", subject, device, progress.start)

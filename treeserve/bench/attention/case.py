@@ -15,7 +15,7 @@ from treeserve.attention.backend import make_backend
 from treeserve.batch import make_batch
 from treeserve.bench.attention.flash_infer import make_cascade, make_decode
 from treeserve.bench.attention.flex import make_flex
-from treeserve.bench.attention.floor import Rates, least_work
+from treeserve.bench.attention.floor import least_work
 from treeserve.bench.attention.paths import TreePaths, tree_paths
 from treeserve.bench.attention.problem import TOLERANCES, Problem, Shape, make_problem
 from treeserve.bench.attention.problem import relative_error as error_of
@@ -24,6 +24,7 @@ from treeserve.bench.attention.sdpa import make_sdpa
 from treeserve.bench.attention.sides import Side, SideMaker, Subject, Unavailable, first_line
 from treeserve.bench.attention.trees import PlannedStep, plan_decode
 from treeserve.bench.deadline import Allowance, Deadline
+from treeserve.bench.rates import Rates
 from treeserve.bench.timing import Mode, Run, Stopwatch, capture
 from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.step import Int32Array

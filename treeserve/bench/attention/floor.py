@@ -3,29 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from treeserve.bench.attention.paths import TreePaths, pack_tree
 from treeserve.bench.attention.problem import Shape
-from treeserve.bench.deadline import Deadline
-from treeserve.bench.timing import Run, Stopwatch
+from treeserve.bench.rates import Rates
 
-_ROUNDS = 10
-_COPY_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
-_MATRIX_SIZE = {"cuda": 8192, "cpu": 512}
 _PASSES_OVER_PAIRS = 4
 """Operations for each (row, token) pair, query head and dimension: two products, each a
 multiplication and an addition."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Of the device, measured: its fastest of several runs."""
-
-    bytes_per_second: float
-    """Of a large copy, read and written bytes together."""
-    operations_per_second: float
-    """Of a large matrix product in the dtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +59,3 @@ def least_work(paths: TreePaths, shape: Shape) -> Work:
         num_bytes=numbers * shape.torch_dtype.itemsize,
         operations=_PASSES_OVER_PAIRS * pairs * shape.num_heads * shape.head_dim,
     )
-
-
-def measure_rates(stopwatch: Stopwatch, dtype: torch.dtype, device: torch.device) -> Rates:
-    """Of this device, now."""
-    size = _COPY_BYTES[device.type]
-    source = torch.ones(size, dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    n = _MATRIX_SIZE[device.type]
-    left, right = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(left)
-    runs = {
-        "copy": Run(lambda: target.copy_(source), "graph"),
-        "product": Run(lambda: torch.matmul(left, right, out=product), "graph"),
-    }
-    seconds = stopwatch.time_in_turn(runs, _ROUNDS, Deadline(None))
-    return Rates(2 * size / min(seconds["copy"]), 2 * n**3 / min(seconds["product"]))

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from treeserve.bench.attention.case import Bench, measure_case
-from treeserve.bench.attention.floor import Rates, measure_rates
 from treeserve.bench.attention.problem import Shape
 from treeserve.bench.attention.records import CaseResult, ValuesResult
 from treeserve.bench.attention.sides import first_line
@@ -16,6 +15,7 @@ from treeserve.bench.attention.summary import summarize
 from treeserve.bench.attention.values import check_values, dtypes_of, value_cases
 from treeserve.bench.deadline import Allowance, Deadline
 from treeserve.bench.machine import describe_machine, free_bytes
+from treeserve.bench.rates import Rates, measure_rates
 from treeserve.bench.timing import Stopwatch
 from treeserve.calibration.choice import PlanningCosts, choose_costs
 from treeserve.calibration.subject import make_subject

@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from treeserve.errors import ModelError
 from treeserve.model import LoadedModel, adopt_model
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -26,6 +27,25 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 4864,
         "vocab_size": 151936,
     },
+    "qwen2.5-0.5b": {
+        "model_type": "qwen2",
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "mha-30m": {
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "intermediate_size": 1408,
+        "vocab_size": 32000,
+    },
     "tiny": {
         "hidden_size": 128,
         "num_hidden_layers": 2,
@@ -42,14 +62,18 @@ _GAIN = 1.28
 
 
 def model_config(shape: str) -> PretrainedConfig:
-    """The configuration of a Llama in one of SHAPES."""
-    sizes = SHAPES[shape]
+    """The configuration of one of SHAPES, or of a folder or file that holds one.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    if shape not in SHAPES:
+        return _read_config(shape)
+    sizes = {"model_type": "llama", "tie_word_embeddings": False, **SHAPES[shape]}
     return AutoConfig.for_model(
-        "llama",
         **sizes,
         max_position_embeddings=_MAX_POSITIONS,
         initializer_range=_GAIN / sizes["hidden_size"] ** 0.5,
-        tie_word_embeddings=False,
         rope_parameters={"rope_theta": 500_000.0, "rope_type": "default"},
         bos_token_id=None,
         eos_token_id=None,
@@ -58,20 +82,34 @@ def model_config(shape: str) -> PretrainedConfig:
 
 
 def make_random_model(shape: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """A Llama with random weights, always the same ones on the same device.
+    """A model with random weights, always the same ones on the same device.
 
     Args:
-        shape: One of SHAPES.
+        shape: As for model_config.
         dtype: Of the weights.
         device: On which they are made.
 
     Raises:
-        ModelError: It cannot be served.
+        ModelError: It cannot be read or served.
     """
+    return adopt_model(f"random {shape}", make_random_module(shape, dtype, device, "eager"))
+
+
+def make_random_module(
+    shape: str, dtype: torch.dtype, device: torch.device, attention: str
+) -> PreTrainedModel:
+    """The same as transformers has it, with an attention of its own."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.device(device):
         torch.manual_seed(0)
-        module = AutoModelForCausalLM.from_config(
-            model_config(shape), dtype=dtype, attn_implementation="eager"
+        module: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model_config(shape), dtype=dtype, attn_implementation=attention
         )
-    return adopt_model(f"random {shape}", module.eval())
+    return module.eval()
+
+
+def _read_config(place: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(place, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"shape: cannot read the configuration of {place}: {error}") from error

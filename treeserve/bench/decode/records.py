@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from treeserve.bench.decode.sides import CEILING, OFF, ON
+from treeserve.bench.decode.sides import CEILING, OFF, ON, TRANSFORMERS
 
 Status: TypeAlias = Literal["timed", "wrong", "failed", "skipped"]
 """wrong: sharing changed what was drawn. failed: it broke off. Neither shows times."""
@@ -18,8 +18,8 @@ class SideRate:
     """Median over the windows."""
     step_seconds: float
     windows: int
-    kv_tokens_read: int
-    """A step and layer, at the last window's end."""
+    kv_tokens_read: int = 0
+    """A step and layer, at the last window's end; 0 of transformers, which reads all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,35 @@ class DecodeCase:
     """Tokens of sharing on and off that were found the same."""
     num_parted: int = 0
     """Samples that parted where rounding decides."""
+    new_tokens: int = 0
+    """That each sample drew while it was timed, at most."""
     sides: dict[str, SideRate] = field(default_factory=dict)
+    floor_seconds: float | None = None
+    """Of a step, in the middle of what was timed."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Of a step's time with sharing on, by part; they add up to 1. Empty on cuda."""
+    without_transformers: str = ""
+    """Why transformers' side, if asked for, has no rate."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """With sharing on."""
+        return self._rate(ON)
+
+    @property
+    def transformers_tokens_per_second(self) -> float | None:
+        return self._rate(TRANSFORMERS)
+
+    @property
+    def floor_tokens_per_second(self) -> float | None:
+        return None if self.floor_seconds is None else self.batch / self.floor_seconds
+
+    @property
+    def share_of_floor(self) -> float | None:
+        """Of the tokens per second that the floor allows."""
+        if self.tokens_per_second is None or self.floor_tokens_per_second is None:
+            return None
+        return self.tokens_per_second / self.floor_tokens_per_second
 
     @property
     def bound(self) -> float:
@@ -69,6 +97,11 @@ class DecodeCase:
     def to_json(self) -> dict[str, Any]:
         return {
             **asdict(self),
+            "tokens_per_second": self.tokens_per_second,
+            "transformers_tokens_per_second": self.transformers_tokens_per_second,
+            "floor_tokens_per_second": self.floor_tokens_per_second,
+            "share_of_floor": self.share_of_floor,
+            "over_transformers": self._ratio(ON, TRANSFORMERS),
             "bound": self.bound if self.sides else None,
             "speedup": self.speedup,
             "share_of_ceiling": self.share_of_ceiling,
@@ -76,9 +109,11 @@ class DecodeCase:
         }
 
     def _ratio(self, side: str, other: str) -> float | None:
-        if not self.sides:
-            return None
-        return self.sides[side].tokens_per_second / self.sides[other].tokens_per_second
+        mine, others = self._rate(side), self._rate(other)
+        return None if mine is None or others is None else mine / others
+
+    def _rate(self, side: str) -> float | None:
+        return self.sides[side].tokens_per_second if side in self.sides else None
 
 
 def summarize(cases: Sequence[DecodeCase]) -> dict[str, Any]:
@@ -108,5 +143,6 @@ def _change(cases: Sequence[DecodeCase]) -> dict[str, Any]:
         **{
             side: rate.tokens_per_second / shortest.sides[side].tokens_per_second - 1
             for side, rate in longest.sides.items()
+            if side in shortest.sides
         },
     }

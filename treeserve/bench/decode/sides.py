@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from treeserve.attention.backend import AttentionBackend, kv_layout, make_backend
+from treeserve.bench.decode.clocks import SAMPLING, ClockedBackend, Clocks
 from treeserve.config import SchedulerConfig, SharingMode
 from treeserve.cuda_capture import CudaCapture
 from treeserve.engine import Engine
@@ -16,12 +17,13 @@ from treeserve.kernels.work_list import WorkList
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
 from treeserve.runner import Runner
+from treeserve.sampler import draw_from_table
 from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import Step
 from treeserve.types import SamplingParams, StepNumbers
 
-ON, OFF, CEILING = "on", "off", "ceiling"
+ON, OFF, CEILING, TRANSFORMERS = "on", "off", "ceiling", "transformers"
 _MOST_STEPS = 10_000
 """Until all samples decode together; more would mean that they never do."""
 
@@ -140,7 +142,11 @@ class DecodeSide:
 
 
 def make_sides(
-    model: LoadedModel, backend: str, config: SchedulerConfig, cost_model: CostModel
+    model: LoadedModel,
+    backend: str,
+    config: SchedulerConfig,
+    cost_model: CostModel,
+    clocks: Clocks,
 ) -> dict[str, DecodeSide]:
     """Sharing on, sharing off, and no attention at all; the first two with a KV cache each.
 
@@ -151,10 +157,13 @@ def make_sides(
         backend: Of attention.
         config: Pool and budgets of each; its sharing mode is not used.
         cost_model: By which sharing is planned.
+        clocks: Of the first side, on a CPU; elsewhere they would stop before the device does.
     """
     on_cuda = model.device.type == "cuda"
 
-    def engine(sharing: SharingMode, attention: AttentionBackend) -> DecodeSide:
+    def engine(
+        sharing: SharingMode, attention: AttentionBackend, clocks: Clocks | None = None
+    ) -> DecodeSide:
         own = SchedulerConfig(
             num_pages=config.num_pages,
             page_size=config.page_size,
@@ -165,15 +174,16 @@ def make_sides(
         )
         runner = Runner(
             model,
-            attention,
+            attention if clocks is None else ClockedBackend(attention, clocks),
             own.kept_logits,
             capture=CudaCapture(model.device) if on_cuda else None,
             max_graph_rows=own.max_running,
+            draw=draw_from_table if clocks is None else clocks.around(SAMPLING, draw_from_table),
         )
         return DecodeSide(Engine(Scheduler(own, cost_model), runner, overlap=on_cuda))
 
     return {
-        ON: engine("on", _backend(model, backend, config)),
+        ON: engine("on", _backend(model, backend, config), None if on_cuda else clocks),
         OFF: engine("off", _backend(model, backend, config)),
         CEILING: engine("on", NoAttention()),
     }

@@ -1,29 +1,39 @@
 """The decode benchmark as a whole: every batch under every prefix, as far as memory and time go."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel
 
 from treeserve.bench.deadline import Deadline
-from treeserve.bench.decode.compare import NUM_LIKELIEST, compare_samples
-from treeserve.bench.decode.records import DecodeCase, SideRate, summarize
-from treeserve.bench.decode.sides import OFF, ON, DecodeFailed, DecodeSide, make_sides
-from treeserve.bench.machine import describe_machine, free_bytes, synchronize
+from treeserve.bench.decode.case import (
+    PROFILED_STEPS,
+    SUFFIX_TOKENS,
+    WARM_STEPS,
+    CaseBench,
+    Length,
+)
+from treeserve.bench.decode.clocks import Clocks
+from treeserve.bench.decode.floor import step_floor
+from treeserve.bench.decode.records import DecodeCase, summarize
+from treeserve.bench.decode.sides import make_sides
+from treeserve.bench.decode.versus import TransformersSide
+from treeserve.bench.machine import describe_machine, free_bytes
+from treeserve.bench.rates import measure_rates
+from treeserve.bench.timing import Stopwatch
+from treeserve.building import backend_for
 from treeserve.calibration.choice import choose_costs
 from treeserve.calibration.subject import make_subject
 from treeserve.config import DEFAULT_PAGE_SIZE, CalibrationMode, SchedulerConfig
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
+from treeserve.packed_linear import PackedLinear
 
-FEWEST_WINDOWS = 3
-_SUFFIX_TOKENS = 8
-"""Of every sample behind the prefix, so that samples differ."""
-_COMPARED_TOKENS = 4
-_WARM_STEPS = 3
 _CPU_POOL_BYTES = 1 << 30
 _POOL_SHARE = 0.35
 """Of the free memory of a CUDA device, for each of the two KV caches."""
@@ -37,28 +47,30 @@ class DecodeOptions:
 
     batches: Sequence[int]
     prefixes: Sequence[int]
-    steps: int
-    """Of one timed window."""
-    rounds: int
-    """Windows of each side, at most."""
+    lengths: Sequence[Length]
     time_limit: float | None
-    backend: str
+    backend: str | None
+    """None: as "auto" would choose for the model."""
     costs: CalibrationMode
 
     @property
     def max_tokens(self) -> int:
         """Of each sample: the first may draw some tokens before the last one does."""
-        waiting = max(self.batches) * _SUFFIX_TOKENS // _BUDGET_BESIDE_DECODING
-        return _WARM_STEPS + self.steps * self.rounds + waiting + 2 * _SUFFIX_TOKENS
+        waiting = max(self.batches) * SUFFIX_TOKENS // _BUDGET_BESIDE_DECODING
+        timed = max(length.new_tokens for length in self.lengths)
+        return WARM_STEPS + timed + PROFILED_STEPS + waiting + 2 * SUFFIX_TOKENS
 
     def num_pages(self, batch: int, prefix: int) -> int:
         """That a batch under a prefix takes."""
-        own = _pages(_SUFFIX_TOKENS) + _pages(self.max_tokens) + 1
+        own = _pages(SUFFIX_TOKENS) + _pages(self.max_tokens) + 1
         return _pages(prefix) + 1 + batch * own
 
 
 def run_decode(
-    load: Callable[[], LoadedModel], options: DecodeOptions, report: Callable[[str], None]
+    load: Callable[[], LoadedModel],
+    options: DecodeOptions,
+    report: Callable[[str], None],
+    load_versus: Callable[[], PreTrainedModel] | None = None,
 ) -> dict[str, Any]:
     """Measure every batch under every prefix.
 
@@ -66,6 +78,7 @@ def run_decode(
         load: Loads or makes the model; its time counts.
         options: What to measure.
         report: Is told what is being done.
+        load_versus: The same model for transformers' own `generate`, which is then a side too.
 
     Returns:
         Plain data: device, versions, date, model, every case, the summary, what was left out.
@@ -75,8 +88,11 @@ def run_decode(
     report("making the model")
     model = load()
     dtype = str(model.dtype).removeprefix("torch.")
-    subject = make_subject(model.layers, options.backend, model.dtype, model.device)
+    backend = options.backend or backend_for(model, DEFAULT_PAGE_SIZE)
+    subject = make_subject(model.layers, backend, model.dtype, model.device)
     costs = choose_costs(options.costs, subject, model.device, report)
+    report("measuring the device")
+    rates = measure_rates(Stopwatch(model.device), model.dtype, model.device)
     num_pages = _pool_pages(model, options)
     config = SchedulerConfig(
         num_pages=num_pages,
@@ -84,16 +100,24 @@ def run_decode(
         max_running=max(options.batches),
         reserve=1.0,
     )
-    sides = make_sides(model, options.backend, config, costs.model)
-    cases, left_out = _measure_cases(model, sides, config, options, deadline, report)
+    clocks = Clocks()
+    bench = CaseBench(
+        model=model,
+        sides=make_sides(model, backend, config, costs.model, clocks),
+        clocks=None if model.device.type == "cuda" else clocks,
+        floor=step_floor(model, rates),
+        transformers=None if load_versus is None else TransformersSide(load_versus()),
+    )
+    cases, left_out = _measure_cases(bench, config, options, deadline, report)
     return {
         "benchmark": "decode",
         **describe_machine(model.device),
         "model": _describe_model(model),
-        "backend": options.backend,
+        "backend": backend,
         "dtype": dtype,
         "costs": costs.source,
-        "steps": options.steps,
+        "threads": torch.get_num_threads(),
+        "measured_rates": asdict(rates),
         "time_limit_seconds": options.time_limit,
         "seconds": time.perf_counter() - started,
         "cases": [case.to_json() for case in cases],
@@ -108,30 +132,29 @@ def has_failed(result: Mapping[str, Any]) -> bool:
 
 
 def _measure_cases(
-    model: LoadedModel,
-    sides: Mapping[str, DecodeSide],
+    bench: CaseBench,
     config: SchedulerConfig,
     options: DecodeOptions,
     deadline: Deadline,
     report: Callable[[str], None],
 ) -> tuple[list[DecodeCase], list[str]]:
-    todo = [(prefix, batch) for prefix in options.prefixes for batch in options.batches]
+    todo = list(product(options.prefixes, options.batches, options.lengths))
     cases: list[DecodeCase] = []
     left_out = []
-    tokens = _random_tokens(model.vocabulary_size, max(options.prefixes))
-    for number, (prefix, batch) in enumerate(todo):
-        name = f"batch {batch}, prefix {prefix}"
+    tokens = _random_tokens(bench.model.vocabulary_size, max(options.prefixes))
+    for number, (prefix, batch, length) in enumerate(todo):
+        name = f"batch {batch}, prefix {prefix}, {length.new_tokens} new tokens"
         if deadline.left() <= 0:
             left_out.append(name)
             continue
-        reason = _why_not(model, config, options, batch, prefix)
+        reason = _why_not(bench.model, config, options, batch, prefix)
         if reason:
             skipped = DecodeCase(batch=batch, prefix=prefix, status="skipped", reason=reason)
             cases.append(skipped)
             continue
         report(f"{number + 1} of {len(todo)}: {name}")
         part = deadline.part(1 / (len(todo) - number))
-        measured = _measure(model, sides, options, tokens[:prefix], batch, part)
+        measured = bench.measure(tokens[:prefix], batch, length, options.max_tokens, part)
         cases.append(measured)
     return cases, left_out
 
@@ -146,91 +169,10 @@ def _why_not(
             f"does not fit: needs {needed:,} pages of KV, "
             f"and each side has room for {config.num_pages:,}"
         )
-    longest = prefix + _SUFFIX_TOKENS + options.max_tokens
+    longest = prefix + SUFFIX_TOKENS + options.max_tokens
     if longest > model.max_positions:
         return f"too long: {longest:,} tokens, and the model takes {model.max_positions:,}"
     return ""
-
-
-def _measure(
-    model: LoadedModel,
-    sides: Mapping[str, DecodeSide],
-    options: DecodeOptions,
-    prefix: tuple[int, ...],
-    batch: int,
-    deadline: Deadline,
-) -> DecodeCase:
-    prompts = _prompts(prefix, batch, model.vocabulary_size)
-    try:
-        drawn = {}
-        for name in (ON, OFF):
-            sides[name].start(prompts, _COMPARED_TOKENS, NUM_LIKELIEST)
-            drawn[name] = sides[name].draw_all(batch)
-        dtype = str(model.dtype).removeprefix("torch.")
-        comparison = compare_samples(drawn[ON], drawn[OFF], dtype)
-        if comparison.wrong:
-            reason = f"sharing on and off differ: {comparison.wrong}"
-            return DecodeCase(batch=batch, prefix=len(prefix), status="wrong", reason=reason)
-        own_tokens, rates = _time_sides(model, sides, options, prompts, deadline)
-    except DecodeFailed as error:
-        return DecodeCase(batch=batch, prefix=len(prefix), status="failed", reason=str(error))
-    finally:
-        for side in sides.values():
-            side.stop()
-    return DecodeCase(
-        batch=batch,
-        prefix=len(prefix),
-        status="timed",
-        own_tokens=own_tokens,
-        num_compared=comparison.num_equal,
-        num_parted=comparison.num_parted,
-        sides=rates,
-    )
-
-
-def _time_sides(
-    model: LoadedModel,
-    sides: Mapping[str, DecodeSide],
-    options: DecodeOptions,
-    prompts: Sequence[tuple[int, ...]],
-    deadline: Deadline,
-) -> tuple[int, dict[str, SideRate]]:
-    """Tokens that each sample has at the end, and every side's rate.
-
-    All sides decode at the same time of the clock, some steps each in turn, to and fro.
-    """
-    batch = len(prompts)
-    for side in sides.values():
-        side.start(prompts, options.max_tokens)
-        for _ in range(_WARM_STEPS):
-            side.step_until_all_decode(batch)
-    windows: dict[str, list[float]] = {name: [] for name in sides}
-    read = dict.fromkeys(sides, 0)
-    names = list(sides)
-    for number in range(options.rounds):
-        if number >= FEWEST_WINDOWS and deadline.left() <= 0:
-            break
-        for name in reversed(names) if number % 2 else names:
-            synchronize(model.device)
-            started = time.perf_counter()
-            for _ in range(options.steps):
-                numbers = sides[name].step()
-                if numbers.num_drawn != batch:
-                    raise DecodeFailed("not every sample drew a token in every step")
-            synchronize(model.device)
-            windows[name].append(time.perf_counter() - started)
-            read[name] = numbers.kv_tokens_read
-    own_tokens = _SUFFIX_TOKENS + _WARM_STEPS + options.steps * len(windows[names[0]])
-    rates = {}
-    for name, seconds in windows.items():
-        step_seconds = statistics.median(seconds) / options.steps
-        rates[name] = SideRate(
-            tokens_per_second=batch / step_seconds,
-            step_seconds=step_seconds,
-            windows=len(seconds),
-            kv_tokens_read=read[name],
-        )
-    return own_tokens, rates
 
 
 def _pool_pages(model: LoadedModel, options: DecodeOptions) -> int:
@@ -248,19 +190,24 @@ def _random_tokens(vocabulary_size: int, length: int) -> tuple[int, ...]:
     return tuple(numbers.tolist())
 
 
-def _prompts(prefix: tuple[int, ...], batch: int, vocabulary_size: int) -> list[tuple[int, ...]]:
-    """The prefix, and behind it each sample's own tokens."""
-    own = np.random.default_rng(1).integers(0, vocabulary_size, (batch, _SUFFIX_TOKENS))
-    # The first tells the samples apart, as far as there are tokens enough.
-    own[:, 0] = np.arange(batch) % vocabulary_size
-    return [prefix + tuple(suffix) for suffix in own.tolist()]
+def _num_parameters(model: LoadedModel) -> int:
+    """Packed weights are no parameters any more; those of a tied head are the embeddings too."""
+    head = model.module.get_output_embeddings()
+    is_tied: bool = model.module.config.tie_word_embeddings
+    packed = [
+        part.in_features * part.out_features
+        for part in model.module.modules()
+        if isinstance(part, PackedLinear) and not (is_tied and part is head)
+    ]
+    plain: int = sum(p.numel() for p in model.module.parameters())
+    return plain + sum(packed)
 
 
 def _describe_model(model: LoadedModel) -> dict[str, Any]:
     layer = model.layers[0]
     return {
         "name": model.name,
-        "num_parameters": sum(p.numel() for p in model.module.parameters()),
+        "num_parameters": _num_parameters(model),
         "num_layers": len(model.layers),
         "num_heads": layer.num_heads,
         "num_kv_heads": layer.num_kv_heads,

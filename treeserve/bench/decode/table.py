@@ -3,6 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from treeserve.bench.decode.clocks import (
+    ATTENTION,
+    HEAD,
+    LINEAR,
+    PLAN,
+    REST,
+    SAMPLING,
+    SCHEDULER,
+)
 from treeserve.bench.decode.sides import CEILING, OFF, ON
 from treeserve.bench.table import (
     ABSENT,
@@ -38,6 +47,32 @@ sharing can gain while memory is the limit. Before the times, greedy tokens of o
 compared: they must be the same, but where two tokens are so close that rounding decides. Flags:
 B above the bound; L sharing lost more than 3%; C above the ceiling.\
 """
+_PARTS = {
+    ATTENTION: "attn.",
+    LINEAR: "linear",
+    HEAD: "head",
+    SAMPLING: "sampling",
+    REST: "rest",
+    PLAN: "plan",
+    SCHEDULER: "sched.",
+}
+_PART_COLUMNS = (
+    Column("prefix", 8),
+    Column("batch", 7),
+    Column("on tok/s", 10),
+    Column("transf.", 9),
+    Column("on/transf.", 11),
+    Column("floor", 9),
+    Column("/floor", 7),
+    *(Column(name, 9 if name == "sampling" else 8) for name in _PARTS.values()),
+)
+_PART_LEGEND = """\
+transf.: tokens per second of transformers' generate, the prefix in its cache beforehand and prefill
+not in it, where --versus asks for it. floor: what the device could do at most if it read every
+weight and every distinct token's K and V once, and made every product, at the rates measured here.
+Then the shares of a step's time with sharing on, by clocks around its parts: attention, the layers'
+matrix products, the output head, drawing tokens, the rest of the model, planning, scheduling.\
+"""
 _FLAG_LETTERS = {"above the bound": "B", "loss": "L", "above the ceiling": "C"}
 
 
@@ -53,6 +88,11 @@ def render_decode(result: Mapping[str, Any], style: TableStyle) -> list[str]:
         *render_table(_COLUMNS, [_row(case) for case in result["cases"]], style),
         "",
         *_LEGEND.splitlines(),
+        "",
+        *render_table(_PART_COLUMNS, [_parts(case) for case in result["cases"]], style),
+        "",
+        *_PART_LEGEND.splitlines(),
+        _rates_line(result),
         *_not_timed(result),
         "",
         *_summary(result),
@@ -78,11 +118,43 @@ def _row(case: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _parts(case: Mapping[str, Any]) -> list[str]:
+    names = [f"{case['prefix']:,}", f"{case['batch']:,}"]
+    if not case["sides"]:
+        return [*names, *[ABSENT] * (len(_PART_COLUMNS) - len(names))]
+    theirs = case["transformers_tokens_per_second"]
+    shares = case["shares"]
+    return [
+        *names,
+        number(case["tokens_per_second"]),
+        ABSENT if theirs is None else number(theirs),
+        ABSENT if theirs is None else f"{case['over_transformers']:.2f}x",
+        number(case["floor_tokens_per_second"]),
+        percent(case["share_of_floor"]),
+        *(percent(shares[part]) if shares else ABSENT for part in _PARTS),
+    ]
+
+
+def _rates_line(result: Mapping[str, Any]) -> str:
+    rates = result["measured_rates"]
+    return (
+        f"The device, with {result['threads']} threads: "
+        f"{rates['bytes_per_second'] / 1e9:.1f} GB/s copying, "
+        f"{rates['operations_per_second'] / 1e9:,.0f} GFLOP/s in {result['dtype']} products."
+    )
+
+
 def _not_timed(result: Mapping[str, Any]) -> Iterator[str]:
     entries = [
         f"- batch {case['batch']}, prefix {case['prefix']}: {case['status']}: {case['reason']}"
         for case in result["cases"]
         if case["reason"]
+    ]
+    entries += [
+        f"- batch {case['batch']}, prefix {case['prefix']}: transformers left out: "
+        f"{case['without_transformers']}"
+        for case in result["cases"]
+        if case["without_transformers"]
     ]
     entries += [f"- {name}: left out, for the time limit" for name in result["left_out"]]
     if entries:
