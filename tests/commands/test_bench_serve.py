@@ -125,7 +125,7 @@ def test_refused_calls_are_counted_and_are_no_failure(capsys):
         options = ["--streams", "4", "--seconds", "1", "--warm-up", "0", "--workload", "documents"]
         assert main(["bench", "serve", "--server", address, *options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["server"] == {"address": address, "model": ""}
+    assert result["server"] == {"address": address, "door": "grpc", "model": ""}
     assert result["cost"] is None
     [stage] = result["stages"]
     assert stage["refused"] == 3

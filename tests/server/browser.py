@@ -56,12 +56,21 @@ class Tab:
         """Ask again until an expression has a value that is true."""
         try:
             async with asyncio.timeout(within_seconds):
-                while not (value := await self.run(script)):
+                while not (value := await self._run_where_it_is(script)):
                     await asyncio.sleep(0.05)
         except TimeoutError:
             body = await self.run("document.body.innerText")
             raise AssertionError(f"never came true: {script}\n{self.errors}\n{body}") from None
         return value
+
+    async def _run_where_it_is(self, script: str) -> Any:
+        """None while the tab is on its way to another page."""
+        try:
+            return await self.run(script)
+        except RuntimeError as error:
+            if "navigated" not in str(error):
+                raise
+            return None
 
     async def look(self, width: int, height: int, scheme: str) -> None:
         """As on a screen of that size, in a dark or light scheme."""
