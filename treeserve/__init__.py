@@ -7,6 +7,7 @@ The public Python API: `LLM`, for a model in this process; `Client` and `AsyncCl
 from typing import TYPE_CHECKING
 
 from treeserve.errors import ConfigError, InvalidRequest, ModelError, TreeserveError
+from treeserve.module_prompt import ImportingPrompt, ModuleFields, ModuleImport
 from treeserve.types import (
     Chat,
     Delta,
@@ -43,9 +44,12 @@ __all__ = [
     "Finished",
     "Generation",
     "Guidance",
+    "ImportingPrompt",
     "InvalidRequest",
     "Message",
     "ModelError",
+    "ModuleFields",
+    "ModuleImport",
     "OutputOptions",
     "PromptTree",
     "RequestOptions",

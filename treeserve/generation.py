@@ -13,6 +13,8 @@ from treeserve.loop import EngineLoop
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.request_book import KnownRequest, RequestBook
 from treeserve.request_size import RequestSize
+from treeserve.scheduler.modules import ModuleSet
+from treeserve.schemas.importing import Importing, encode_importing_tree
 from treeserve.text_stream import Item, StoppedSample, TextStreams
 from treeserve.token_counts import combined_usage, count_tokens, detokenize, tokenize
 from treeserve.types import (
@@ -69,6 +71,7 @@ class TextService:
         output: OutputOptions | None = None,
         options: RequestOptions = _DEFAULTS,
         admit: Admit = nullcontext,
+        modules: ModuleSet | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Samples of one prompt.
 
@@ -78,6 +81,7 @@ class TextService:
             output: What to tell beside text; None is the defaults.
             options: Who asks; decides with whom it shares.
             admit: Decides whether it may run.
+            modules: What the prompt imports; it is then its own tokens.
 
         Raises:
             InvalidRequest: At once, or when the first item is asked for.
@@ -85,7 +89,9 @@ class TextService:
             AlreadyExists: When the first item is asked for.
             EngineStopped: When the first item is asked for, or when the engine fails.
         """
-        encoded = self._prompter.encode(prompt, params, output=output, options=options)
+        encoded = self._prompter.encode(
+            prompt, params, output=output, options=options, modules=modules
+        )
         return self._stream([encoded], options, admit)
 
     def generate_tree(
@@ -94,9 +100,16 @@ class TextService:
         *,
         options: RequestOptions = _DEFAULTS,
         admit: Admit = nullcontext,
+        importing: Importing | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """Samples of every prompt of a tree, its whole usage last; as generate()."""
-        encoded = self._prompter.encode_tree(tree, options=options)
+        """Samples of every prompt of a tree, its whole usage last; as generate().
+
+        Where it is importing, all prompts import the same modules, and their texts are own text.
+        """
+        if importing is None:
+            encoded = self._prompter.encode_tree(tree, options=options)
+        else:
+            encoded = encode_importing_tree(self._prompter, tree, importing, options)
         return self._tree_stream(encoded, options, admit)
 
     def fork(
@@ -139,6 +152,7 @@ class TextService:
             num_public_tokens=prompt.num_public_tokens,
             output=output if params else prompt.output,
             options=options,
+            modules=prompt.modules,
         )
         return self._stream([encoded], options, admit)
 
@@ -246,8 +260,10 @@ def size_of(prompts: Sequence[EncodedPrompt]) -> RequestSize:
     """What the prompts of one call may come to."""
 
     def tokens(encoded: EncodedPrompt) -> int:
-        params = encoded.request.params
-        return len(encoded.request.prompt_token_ids) + params.n * params.max_tokens
+        params, modules = encoded.request.params, encoded.request.modules
+        num_imported = 0 if modules is None else modules.num_tokens
+        num_own = len(encoded.request.prompt_token_ids)
+        return num_imported + num_own + params.n * params.max_tokens
 
     sizes = tuple((encoded.path, tokens(encoded)) for encoded in prompts)
     return RequestSize(sizes, prompts[0].request.request_id)

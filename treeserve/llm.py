@@ -1,6 +1,8 @@
 """The Python API: a model in this process, driven by whoever reads its results."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 from treeserve.building import build_engine
 from treeserve.config import (
@@ -20,8 +22,11 @@ from treeserve.config import (
 from treeserve.engine import Engine
 from treeserve.errors import InvalidRequest
 from treeserve.generation import InPlaceLoop
+from treeserve.pml import CompiledSchema, ModulePrompt, Schema, compile_schema
+from treeserve.prefixes.fingerprint import Fingerprint, make_fingerprint
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.scheduler.modules import ModuleSet
+from treeserve.schemas.importing import ImportedPrompt, as_imported
 from treeserve.text_stream import Item
 from treeserve.types import (
     Chat,
@@ -118,6 +123,11 @@ class LLM:
 
         self._loop = InPlaceLoop(self._built.engine, self._built.prompter)
 
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        built = self._built
+        return make_fingerprint(built.model, built.prompter.tokenizer, built.kv_cache)
+
     @property
     def engine(self) -> Engine:
         """The engine itself, for introspection."""
@@ -188,6 +198,48 @@ class LLM:
         else:
             encoded = [prompter.encode(prompt, params, modules=modules)]
         return self._loop.stream(encoded)
+
+    def compile_schema(self, schema: Schema) -> CompiledSchema:
+        """A schema of prompt modules for this model; its prompt() gives what generate() takes.
+
+        Args:
+            schema: Of `treeserve.pml`: read, built, or a function's.
+
+        Raises:
+            PmlError: It is not sound, or has no room in the model.
+        """
+        return compile_schema(
+            schema,
+            self.prompter.tokenizer,
+            model_fingerprint=self._fingerprint.model,
+            max_positions=self.prompter.model_limits.max_positions,
+        )
+
+    def generate_modules(
+        self,
+        prompts: Sequence[ModulePrompt],
+        params: SamplingParams | None = None,
+        *,
+        exact: bool = False,
+    ) -> list[Generation]:
+        """Samples of prompts that a compiled schema gave.
+
+        Args:
+            prompts: Each with what it imports.
+            params: For all; None is the defaults. A prompt's own max_tokens holds without them.
+            exact: Compute the same text as plain prompts, without approximation.
+
+        Raises:
+            InvalidRequest: Names the prompt, the field and the limit; nothing is computed.
+            NotPossible: The model cannot read modules.
+        """
+        imported = [as_imported(prompt, exact=exact) for prompt in prompts]
+        each = [params or _params_of(prompt) for prompt in imported]
+        return self.generate(
+            [prompt.token_ids for prompt in imported],
+            each,
+            modules=[prompt.modules for prompt in imported],
+        )
 
     def sharing(self) -> Sharing:
         """What sharing saved since the model was loaded."""
@@ -262,6 +314,12 @@ def _sample(index: int, deltas: list[Delta]) -> Sample:
         finish_reason=last.finish_reason,
         logprobs=logprobs,
     )
+
+
+def _params_of(prompt: ImportedPrompt) -> SamplingParams:
+    defaults = SamplingParams()
+    most = prompt.max_tokens
+    return defaults if most is None else replace(defaults, max_tokens=most)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -94,7 +94,7 @@ class Prompter:
         self.model_limits = ModelLimits(vocabulary_size, max_positions)
         self.end_token_ids = end_token_ids
         self._guide = Guide(tokenizer, vocabulary_size, end_token_ids)
-        self._why_no_modules = why_no_modules
+        self.why_no_modules = why_no_modules
         self._clock = clock
 
     def encode(
@@ -149,24 +149,26 @@ class Prompter:
         num_public_tokens: int = 0,
         output: OutputOptions | None = None,
         options: RequestOptions = _DEFAULTS,
+        modules: ModuleSet | None = None,
     ) -> EncodedPrompt:
         """Check samples that go on from one of another sample's tokens.
 
         Args:
             branch: That token.
-            before: All tokens up to the branch: the other sample's prompt and what it drew.
+            before: All tokens up to the branch: the other sample's own prompt and what it drew.
             params: Of the new samples.
             guided_token_ids: Of those before, the last ones that the grammar begins with.
             num_public_tokens: Of those before, the first ones that every namespace may share.
             output: What to tell beside text.
             options: Who asks.
+            modules: That the other sample's prompt imports.
 
         Raises:
             InvalidRequest: Names the field and the limit.
         """
         check_options(options)
         check_params(params, self.model_limits, self.limits)
-        encoded = self._encoded((), before, params, output, options, guided_token_ids)
+        encoded = self._encoded((), before, params, output, options, guided_token_ids, modules)
         return replace(
             encoded,
             request=replace(encoded.request, branch=branch, num_public_tokens=num_public_tokens),
@@ -212,8 +214,8 @@ class Prompter:
         guided_token_ids: tuple[int, ...] = (),
         modules: ModuleSet | None = None,
     ) -> EncodedPrompt:
-        if modules is not None and self._why_no_modules is not None:
-            raise NotPossible("modules", self._why_no_modules)
+        if modules is not None and self.why_no_modules is not None:
+            raise NotPossible(f"modules: {self.why_no_modules}")
         output = output or OutputOptions()
         check_output(output)
         arrived_at = self._clock() if options.arrived_at is None else options.arrived_at
@@ -310,8 +312,8 @@ def walk_tree(tree: PromptTree, limits: RequestLimits) -> Iterator[TreeNode]:
             num_samples=_num_samples(node, path, limits.max_n),
         )
         yield found
-        children = enumerate(node.branches)
-        stack.extend(reversed([(child, (*path, i), found) for i, child in children]))
+        below = [(child, (*path, i), found) for i, child in enumerate(node.branches)]
+        stack.extend(reversed(below))
 
 
 def node_name(path: tuple[int, ...]) -> str:
@@ -330,8 +332,8 @@ def _naming(node: TreeNode) -> Iterator[None]:
 
 
 def _check_drawn(field: str, prompts: Sequence[EncodedPrompt], limits: RequestLimits) -> None:
-    params = [encoded.request.params for encoded in prompts]
-    check_drawn(field, sum(entry.n * entry.max_tokens for entry in params), limits)
+    drawn = (encoded.request.params.n * encoded.request.params.max_tokens for encoded in prompts)
+    check_drawn(field, sum(drawn), limits)
 
 
 def _with_public(encoded: EncodedPrompt, trunk: tuple[int, ...]) -> EncodedPrompt:
@@ -377,9 +379,7 @@ def _own_prompt(node: PromptTree, path: tuple[int, ...]) -> Prompt | None:
 
 
 def _kind(prompt: Prompt) -> str:
-    if isinstance(prompt, str):
-        return "text"
-    return "messages" if isinstance(prompt, Chat) else "token ids"
+    return {str: "text", Chat: "messages"}.get(type(prompt), "token ids")
 
 
 def _num_samples(node: PromptTree, path: tuple[int, ...], most: int) -> int:

@@ -23,6 +23,7 @@ class KnownPrompt:
         request = stream.encoded.request
         self.engine_id = request.request_id
         self.prompt_token_ids = request.prompt_token_ids
+        self.modules = request.modules
         self.num_public_tokens = request.num_public_tokens
         self.params: SamplingParams = request.params
         self.output = stream.encoded.output

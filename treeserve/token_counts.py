@@ -59,13 +59,17 @@ def combined_usage(prompts: Sequence[Sequence[int]], usages: Sequence[Usage]) ->
         prompt[: usage.cached_tokens] for prompt, usage in zip(prompts, usages, strict=True)
     ]
     cached = min(distinct - computed, count_distinct(beginnings))
+    # All prompts of a tree import the same modules, or none does.
+    num_module_tokens = max((usage.module_tokens for usage in usages), default=0)
     return Usage(
-        prompt_tokens=distinct,
+        prompt_tokens=distinct + num_module_tokens,
         cached_tokens=cached,
         shared_tokens=distinct - computed - cached,
         computed_tokens=computed,
         completion_tokens=sum(usage.completion_tokens for usage in usages),
         recomputed_tokens=sum(usage.recomputed_tokens for usage in usages),
+        module_tokens=num_module_tokens,
+        encoded_tokens=max((usage.encoded_tokens for usage in usages), default=0),
     )
 
 

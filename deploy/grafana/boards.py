@@ -102,6 +102,9 @@ SHARING = Board(
             Panel("Computed once for several", "How much is computed once for requests that wait "
                   "together?", "short",
                   ((total_rate("prompt_tokens_total", more=',source="shared"'), "tokens/s"),)),
+            Panel("Tokens of prompt modules", "How much is read of modules (approximate, no hit "
+                  "of the cache), and how much encoded?", "short",
+                  ((total_rate("module_tokens_total", "kind"), "{{kind}}/s"),), span=12),
         ),
         "Read once": (
             Panel("KV bytes read", "What does attention read, and what would it without sharing?",

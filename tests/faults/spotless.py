@@ -10,12 +10,12 @@ from google.protobuf.descriptor import MethodDescriptor
 from server.side_house import House, running_house
 
 from treeserve.config import EngineOptions
-from treeserve.pb import admin_pb2, generation_pb2, prefix_pb2, tree_pb2
+from treeserve.pb import admin_pb2, generation_pb2, module_pb2, prefix_pb2, tree_pb2
 
 CODE = grpc.StatusCode
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for module in (generation_pb2, tree_pb2, prefix_pb2, admin_pb2)
+    for module in (generation_pb2, tree_pb2, prefix_pb2, module_pb2, admin_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

@@ -15,11 +15,11 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server.any_messages import KNOWN, messages
+from server.any_messages import KNOWN, SCHEMA, messages
 from server.side_house import House, prefix
 
 from treeserve.pb import generation_pb2 as pb
-from treeserve.pb import prefix_pb2
+from treeserve.pb import module_pb2, prefix_pb2
 
 NUM_MESSAGES = 1000
 """Of all methods together, at least."""
@@ -33,9 +33,8 @@ REFUSALS = {
     CODE.UNIMPLEMENTED,
     CODE.RESOURCE_EXHAUSTED,
 }
-QUIET = sorted(
-    METHODS.keys() - {"Drain", "Calibrate"}, key=lambda method: method in ("DeleteSaved", "Release")
-)
+TAKING_AWAY = ("DeleteSaved", "DeleteSchema", "Release")
+QUIET = sorted(METHODS.keys() - {"Drain", "Calibrate"}, key=lambda method: method in TAKING_AWAY)
 """Methods that leave the server to those who come after them; last, what takes things away."""
 
 
@@ -125,6 +124,7 @@ def trying(options, folder) -> Iterator[Trial]:
     trial.run([("Generate", known.SerializeToString())])
     trial.run([("Retain", prefix_pb2.RetainRequest(prefix=kept).SerializeToString())])
     trial.run([("Save", prefix_pb2.SaveRequest(name="saved", prefix=kept).SerializeToString())])
+    trial.run([("PutSchema", module_pb2.PutSchemaRequest(pml=SCHEMA).SerializeToString())])
     try:
         yield trial
         trial.loop.run_until_complete(serves(trial.house))

@@ -4,6 +4,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
 
 KNOWN = "known"
+SCHEMA = '<schema name="saved">ab<module name="a">xyz</module></schema>'
+IMPORTING = '<prompt schema="saved"><a/>ab</prompt>'
 MAX_DEPTH = 4
 
 small_texts = st.text(max_size=6) | st.sampled_from(["", "ab", KNOWN, "{}", "[a-c]{2}", "<end>"])
@@ -18,7 +20,10 @@ VALUES = {
     FieldDescriptor.TYPE_BOOL: st.booleans(),
     FieldDescriptor.TYPE_ENUM: st.integers(0, 5),
 }
-NEEDED = {"text", "tree", "parent", "request_id", "token_ids", "ids", "guide", "prefix", "name"}
+NEEDED = {
+    *("text", "tree", "parent", "request_id", "token_ids", "ids", "guide", "prefix", "name"),
+    "pml",
+}
 """Without these, little of a message is looked at."""
 RIGHT = {
     "text": st.sampled_from(["ab", "xyz", "é"]),
@@ -49,6 +54,10 @@ RIGHT = {
     "grammar": st.just('start: "a" | "b"'),
     "choices": st.just(["left", "right"]),
     "name": st.sampled_from(["saved", "other"]),
+    "pml": st.sampled_from([SCHEMA, SCHEMA, IMPORTING]),
+    "schema": st.just("saved"),
+    "modules": st.lists(st.just("a"), max_size=1),
+    "arguments": st.dictionaries(st.sampled_from(["days", "x"]), small_texts, max_size=2),
     "weight": st.floats(0.1, 1000),
     "ttl_seconds": st.floats(0.1, 604800),
     "id": st.integers(1, 3),
@@ -72,7 +81,8 @@ def messages(draw, message_class, depth=0, *, right=14):
             values = VALUES[field.type]
             put(message, field, draw(st.lists(values, max_size=3) if field.is_repeated else values))
         elif field.message_type.GetOptions().map_entry:
-            entries = RIGHT[field.name] if draw(st.booleans()) else st.just({320: 1e9})
+            is_right = field.name == "arguments" or draw(st.booleans())
+            entries = RIGHT[field.name] if is_right else st.just({320: 1e9})
             getattr(message, field.name).update(draw(entries))
         else:
             nested = messages(field.message_type._concrete_class, depth + 1, right=right)

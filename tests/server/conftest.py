@@ -56,7 +56,7 @@ class ScriptedTextService:
         size = RequestSize((((), num_tokens),))
         return self._admitted(prompt, [()], params.n, admit(size))
 
-    def generate_tree(self, tree: PromptTree, *, options, admit):
+    def generate_tree(self, tree: PromptTree, *, options, admit, importing=None):
         self.seen.append((tree, None))
         self.options.append(options)
         paths = [(0,), (1, 0)]

@@ -23,6 +23,7 @@ from treeserve.pb import (
     admin_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
+    module_pb2_grpc,
     prefix_pb2,
     prefix_pb2_grpc,
     tree_pb2_grpc,
@@ -82,6 +83,7 @@ class House:
         self.generation = WithKey(generation_pb2_grpc.GenerationServiceStub(self.channel), key)
         self.tree = WithKey(tree_pb2_grpc.TreeServiceStub(self.channel), key)
         self.prefix = WithKey(prefix_pb2_grpc.PrefixServiceStub(self.channel), key)
+        self.module = WithKey(module_pb2_grpc.ModuleServiceStub(self.channel), key)
         self.admin = WithKey(admin_pb2_grpc.AdminServiceStub(self.admin_channel), key)
 
     def new_key(

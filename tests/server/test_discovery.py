@@ -17,6 +17,7 @@ async def test_every_service_is_listed(server, channel):
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "treeserve.v1.GenerationService",
+        "treeserve.v1.ModuleService",
         "treeserve.v1.PrefixService",
         "treeserve.v1.TreeService",
     }

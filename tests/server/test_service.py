@@ -67,7 +67,7 @@ async def test_tree_messages_carry_the_path(stub):
             "params.stopping.max_tokens",
             "must be right",
         ),
-        (pb.GenerateRequest(n=2), "prompt", "must be given, as text, token_ids or chat"),
+        (pb.GenerateRequest(n=2), "prompt", "must be given, as text, token_ids, chat or modules"),
     ],
 )
 async def test_bad_input_is_named_and_the_server_lives_on(

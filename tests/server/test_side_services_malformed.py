@@ -11,12 +11,12 @@ from google.protobuf.message_factory import GetMessageClass
 from server.side_house import PAGE, running_house
 
 from treeserve.config import EngineOptions
-from treeserve.pb import prefix_pb2, tree_pb2
+from treeserve.pb import module_pb2, prefix_pb2, tree_pb2
 
 CODE = grpc.StatusCode
 METHODS = [
     method
-    for module in (prefix_pb2, tree_pb2)
+    for module in (prefix_pb2, tree_pb2, module_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
@@ -43,8 +43,10 @@ def any_message(message_class: type[Message], chance: random.Random) -> Message:
             inner = any_message(GetMessageClass(field.message_type), chance)
             getattr(message, field.name).CopyFrom(inner)
         elif field.is_repeated:
-            numbers = chance.choices(_NUMBERS, k=chance.choice([0, 1, 5, 2000]))
-            getattr(message, field.name).extend(numbers)
+            is_text = field.type == FieldDescriptor.TYPE_STRING
+            values = _STRINGS if is_text else _NUMBERS
+            some = chance.choices(values, k=chance.choice([0, 1, 5, 2000]))
+            getattr(message, field.name).extend(some)
         else:
             setattr(message, field.name, any_value(field, chance))
     return message

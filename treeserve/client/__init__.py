@@ -10,6 +10,13 @@ from treeserve.client.blocking_admin import AdminClient
 from treeserve.client.blocking_stream import Stream
 from treeserve.client.endpoint import Tls
 from treeserve.client.gathering import Completion, DrawnSample, SampleHandle
+from treeserve.client.module_calls import (
+    ModuleLayout,
+    PutSchema,
+    SchemaLayout,
+    SchemaSummary,
+    WarmedSchema,
+)
 from treeserve.client.prefix_calls import (
     RestoredPrefix,
     Retained,
@@ -34,10 +41,12 @@ __all__ = [
     "Drained",
     "DrawnSample",
     "LogLevel",
+    "ModuleLayout",
     "NodeUse",
     "PlanTotals",
     "PlannedNode",
     "PlannedStep",
+    "PutSchema",
     "RejectedRequest",
     "RemoteError",
     "RestoredPrefix",
@@ -48,6 +57,8 @@ __all__ = [
     "SampleHandle",
     "SavedPrefix",
     "SavedPrefixes",
+    "SchemaLayout",
+    "SchemaSummary",
     "ServerActivity",
     "ServerStatus",
     "ServerTotals",
@@ -56,4 +67,5 @@ __all__ = [
     "TreeNode",
     "TreeView",
     "WarmedPrefix",
+    "WarmedSchema",
 ]

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from treeserve.client import generation_calls
+from treeserve.client.async_modules import AsyncModules
 from treeserve.client.async_side import AsyncPrefixes, AsyncTrees
 from treeserve.client.async_stream import AsyncConnection, AsyncStream
 from treeserve.client.endpoint import MAX_MESSAGE_BYTES, Endpoint, Tls, key_from_environment
 from treeserve.client.generation_calls import DEFAULTS
 from treeserve.client.retries import NO_RETRIES, Retries
+from treeserve.module_prompt import ImportingPrompt
 from treeserve.types import (
     Chat,
     OutputOptions,
@@ -25,7 +27,7 @@ class AsyncClient:
     """A connection for asyncio; close it, or use it in an `async with` statement.
 
     It belongs to the event loop in which it is built. `prefixes` and `trees` hold the methods of
-    PrefixService and TreeService.
+    PrefixService and TreeService, `modules` those of ModuleService.
 
     Args:
         address: The server's "host:port", or "unix:path".
@@ -70,6 +72,7 @@ class AsyncClient:
         self._address = address
         self._connection = AsyncConnection(endpoint, retries or NO_RETRIES, timeout_seconds)
         self.prefixes = AsyncPrefixes(self._connection)
+        self.modules = AsyncModules(self._connection)
         self.trees = AsyncTrees(self._connection)
 
     def __repr__(self) -> str:
@@ -92,7 +95,7 @@ class AsyncClient:
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | ImportingPrompt,
         params: SamplingParams | None = None,
         *,
         output: OutputOptions | None = None,
@@ -102,7 +105,7 @@ class AsyncClient:
         """Samples of one prompt, as they grow, or finished by AsyncStream.collect().
 
         Args:
-            prompt: Text, token ids, or a chat for the model's own template.
+            prompt: Text, token ids, a chat for the model's own template, or an ImportingPrompt.
             params: How many are drawn and how; None: the defaults.
             output: What to tell beside text; None: the defaults.
             options: The caller's own request id, priority and group.
@@ -122,6 +125,7 @@ class AsyncClient:
         *,
         options: RequestOptions = DEFAULTS,
         timeout_seconds: float | None = None,
+        modules: ImportingPrompt | None = None,
     ) -> AsyncStream:
         """Samples of a tree of prompts; what the prompts share is computed once. As generate().
 
@@ -129,8 +133,9 @@ class AsyncClient:
             tree: Its nodes bring their own parameters.
             options: As of generate(), and whether the trunk is public.
             timeout_seconds: Of the call; None: the client's.
+            modules: What all prompts import; the nodes' texts are then own text after its own.
         """
-        call = generation_calls.generate_tree(tree, options)
+        call = generation_calls.generate_tree(tree, options, modules)
         return AsyncStream(self._connection, call, self.fork, timeout_seconds)
 
     def fork(

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from treeserve.client import generation_calls
+from treeserve.client.blocking_modules import Modules
 from treeserve.client.blocking_side import Prefixes, Trees
 from treeserve.client.blocking_stream import BlockingConnection, Stream
 from treeserve.client.endpoint import MAX_MESSAGE_BYTES, Endpoint, Tls, key_from_environment
 from treeserve.client.generation_calls import DEFAULTS
 from treeserve.client.retries import NO_RETRIES, Retries
+from treeserve.module_prompt import ImportingPrompt
 from treeserve.types import (
     Chat,
     OutputOptions,
@@ -25,7 +27,7 @@ class Client:
     """A connection that is used by blocking calls; close it, or use it in a `with` statement.
 
     It may be used by several threads, each stream by one of them. `prefixes` and `trees` hold the
-    methods of PrefixService and TreeService.
+    methods of PrefixService and TreeService, `modules` those of ModuleService.
 
     Args:
         address: The server's "host:port", or "unix:path".
@@ -70,6 +72,7 @@ class Client:
         self._address = address
         self._connection = BlockingConnection(endpoint, retries or NO_RETRIES, timeout_seconds)
         self.prefixes = Prefixes(self._connection)
+        self.modules = Modules(self._connection)
         self.trees = Trees(self._connection)
 
     def __repr__(self) -> str:
@@ -92,7 +95,7 @@ class Client:
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | ImportingPrompt,
         params: SamplingParams | None = None,
         *,
         output: OutputOptions | None = None,
@@ -102,7 +105,7 @@ class Client:
         """Samples of one prompt, as they grow, or finished by Stream.collect().
 
         Args:
-            prompt: Text, token ids, or a chat for the model's own template.
+            prompt: Text, token ids, a chat for the model's own template, or an ImportingPrompt.
             params: How many are drawn and how; None: the defaults.
             output: What to tell beside text; None: the defaults.
             options: The caller's own request id, priority and group.
@@ -122,6 +125,7 @@ class Client:
         *,
         options: RequestOptions = DEFAULTS,
         timeout_seconds: float | None = None,
+        modules: ImportingPrompt | None = None,
     ) -> Stream:
         """Samples of a tree of prompts; what the prompts share is computed once. As generate().
 
@@ -129,8 +133,9 @@ class Client:
             tree: Its nodes bring their own parameters.
             options: As of generate(), and whether the trunk is public.
             timeout_seconds: Of the call; None: the client's.
+            modules: What all prompts import; the nodes' texts are then own text after its own.
         """
-        call = generation_calls.generate_tree(tree, options)
+        call = generation_calls.generate_tree(tree, options, modules)
         return Stream(self._connection, call, self.fork, timeout_seconds)
 
     def fork(

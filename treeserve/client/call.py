@@ -9,7 +9,13 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
 
-from treeserve.pb import admin_pb2_grpc, generation_pb2_grpc, prefix_pb2_grpc, tree_pb2_grpc
+from treeserve.pb import (
+    admin_pb2_grpc,
+    generation_pb2_grpc,
+    module_pb2_grpc,
+    prefix_pb2_grpc,
+    tree_pb2_grpc,
+)
 
 ReadT = TypeVar("ReadT", covariant=True)
 
@@ -42,6 +48,7 @@ class Stubs:
         self._stubs: dict[str, Any] = {
             "generation": generation_pb2_grpc.GenerationServiceStub(channel),  # type: ignore[no-untyped-call]
             "prefix": prefix_pb2_grpc.PrefixServiceStub(channel),  # type: ignore[no-untyped-call]
+            "module": module_pb2_grpc.ModuleServiceStub(channel),  # type: ignore[no-untyped-call]
             "tree": tree_pb2_grpc.TreeServiceStub(channel),  # type: ignore[no-untyped-call]
             "admin": admin_pb2_grpc.AdminServiceStub(channel),  # type: ignore[no-untyped-call]
             "health": health_pb2_grpc.HealthStub(channel),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from grpc_health.v1 import health_pb2
 
 from treeserve.client.call import Call
+from treeserve.client.module_calls import write_importing
 from treeserve.client.read import read_counts, read_events
 from treeserve.client.write import (
     write_abort,
@@ -15,6 +16,7 @@ from treeserve.client.write import (
     write_generate_tree,
     write_tokenize,
 )
+from treeserve.module_prompt import ImportingPrompt
 from treeserve.types import (
     Chat,
     OutputOptions,
@@ -32,21 +34,32 @@ DEFAULTS = RequestOptions()
 
 
 def generate(
-    prompt: Prompt,
+    prompt: Prompt | ImportingPrompt,
     params: SamplingParams | None,
     output: OutputOptions | None,
     options: RequestOptions,
 ) -> Call[Events]:
     """Samples of one prompt. With a seed it tells the same again, unless its id is in use."""
     params = params or SamplingParams()
-    request = write_generate(prompt, params, output, options)
+    if isinstance(prompt, ImportingPrompt):
+        request = write_generate("", params, output, options)
+        write_importing(request.modules, prompt)
+        if isinstance(prompt.prompt, str) and params == SamplingParams(n=params.n):
+            # Then the PML says how many tokens, if it does.
+            request.params.stopping.ClearField("max_tokens")
+    else:
+        request = write_generate(prompt, params, output, options)
     exact = params.seed is not None and options.request_id is None
     return Call("generation", "Generate", request, read_events, repeats_exactly=exact)
 
 
-def generate_tree(tree: PromptTree, options: RequestOptions) -> Call[Events]:
-    """Samples of a tree of prompts."""
+def generate_tree(
+    tree: PromptTree, options: RequestOptions, modules: ImportingPrompt | None = None
+) -> Call[Events]:
+    """Samples of a tree of prompts, which may all import the same modules."""
     request = write_generate_tree(tree, options)
+    if modules is not None:
+        write_importing(request.modules, modules)
     exact = options.request_id is None and all(_seeds(tree, None))
     return Call("generation", "GenerateTree", request, read_events, repeats_exactly=exact)
 

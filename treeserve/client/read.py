@@ -104,4 +104,6 @@ def _read_usage(usage: pb.Usage) -> Usage:
         computed_tokens=usage.computed_tokens,
         completion_tokens=usage.completion_tokens,
         recomputed_tokens=usage.recomputed_tokens,
+        module_tokens=usage.module_tokens,
+        encoded_tokens=usage.encoded_tokens,
     )

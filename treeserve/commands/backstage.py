@@ -61,6 +61,8 @@ def make_backstage(
     from treeserve.inspection import Inspection
     from treeserve.prefixes.fingerprint import make_fingerprint
     from treeserve.prefixes.keeper import PrefixKeeper
+    from treeserve.schemas.store import SchemaStore
+    from treeserve.schemas.warming import SchemaWarmer
 
     fingerprint = make_fingerprint(built.model, built.prompter.tokenizer, built.kv_cache)
     return Backstage(
@@ -73,4 +75,6 @@ def make_backstage(
             asdict(EngineOptions(**engine_options)) | {"num_pages": built.num_pages},
             package_version(),
         ),
+        SchemaStore(built.prompter, fingerprint.model),
+        SchemaWarmer(loop, built.prompter),
     )

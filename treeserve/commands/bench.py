@@ -15,6 +15,7 @@ from treeserve.commands import (
     bench_contest,
     bench_decode,
     bench_metrics,
+    bench_modules,
     bench_scheduler,
     bench_serve,
     bench_simulate,
@@ -40,6 +41,7 @@ figures are medians.
   treeserve bench attention                            one layer's attention, beside other kernels
   treeserve bench decode                               tokens per second against batch and prefix
   treeserve bench metrics                              what observing the engine costs
+  treeserve bench modules                              prompt modules against full prefill
   treeserve bench serve                                the service under load, and what it costs
   treeserve bench contest                              a contest's tree under one pool
   treeserve bench cluster                              routers of several replicas
@@ -67,6 +69,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     bench_contest.add_parser(benches)
     bench_decode.add_parser(benches)
     bench_metrics.add_parser(benches)
+    bench_modules.add_parser(benches)
     bench_serve.add_parser(benches)
     bench_scheduler.add_parser(benches)
     bench_simulate.add_parser(benches)

@@ -12,6 +12,12 @@ from treeserve.commands.connection_options import (
     connect,
     reject_without_server,
 )
+from treeserve.commands.generate_modules import (
+    ModuleFiles,
+    draw_here,
+    put_and_draw,
+    read_module_files,
+)
 from treeserve.commands.interrupt import DeferredInterrupt
 from treeserve.commands.options import (
     ENGINE_OPTIONS,
@@ -25,7 +31,7 @@ from treeserve.prompt_tree import read_tree_file, tree_file_error
 from treeserve.text_stream import Item
 from treeserve.types import Delta, Finished, PromptTree, SamplingParams, Sharing
 
-Work: TypeAlias = str | PromptTree
+Work: TypeAlias = str | PromptTree | ModuleFiles
 
 
 class Events(Protocol):
@@ -43,6 +49,7 @@ Draw samples after a prompt, or after every node of a tree of prompts.
   treeserve generate "Once upon a time" -n 4 --temperature 0.8 --max-tokens 64 --seed 7
   treeserve generate --prompt-file question.txt --stop "# end" --json
   treeserve generate --tree contest.json --server 127.0.0.1:50051
+  treeserve generate --pml prompt.pml --schema travel.pml --exact
   treeserve generate "Once" --server host:50051 --tls-ca ca.pem --api-key-file key
 
 A tree file is JSON; a node's prompt is the texts from the trunk down to it:
@@ -75,6 +82,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("prompt", nargs="?", help="the text to continue")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt; - is stdin")
     parser.add_argument("--tree", metavar="FILE", help="a tree of prompts in JSON")
+    parser.add_argument("--pml", metavar="FILE", help="a prompt of modules; needs --schema")
+    parser.add_argument("--schema", metavar="FILE", help="the schema of --pml, a PML file")
+    parser.add_argument(
+        "--exact", action="store_true", help="compute the --pml prompt without approximation"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for machines")
     _add_sampling_options(parser)
     add_connection_options(parser)
@@ -120,9 +132,12 @@ def _params(args: argparse.Namespace) -> SamplingParams:
 
 
 def _work(args: argparse.Namespace, params: SamplingParams) -> Work:
-    sources = [args.prompt, args.prompt_file, args.tree]
+    sources = [args.prompt, args.prompt_file, args.tree, args.pml]
     if sum(source is not None for source in sources) != 1:
-        raise ConfigError("prompt: give exactly one of a text, --prompt-file and --tree")
+        raise ConfigError("prompt: give exactly one of a text, --prompt-file, --tree and --pml")
+    files = read_module_files(args)
+    if files is not None:
+        return files
     if args.tree is not None:
         reject_together(args, ["n"], "--tree", "each node of the file has its own n")
         return read_tree_file(Path(args.tree), params)
@@ -155,6 +170,8 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
     from treeserve.llm import LLM
 
     def start() -> Events:
+        if isinstance(work, ModuleFiles):
+            return _interruptible(draw_here(llm, work, params, args.max_tokens))
         return _interruptible(llm.stream(work, params))
 
     reject_without_server(args)
@@ -180,6 +197,8 @@ def _run_at_server(
     def start() -> Events:
         if isinstance(work, PromptTree):
             return client.generate_tree(work)
+        if isinstance(work, ModuleFiles):
+            return put_and_draw(client, work, params, args.max_tokens)
         return client.generate(work, params)
 
     with connect(args) as client:

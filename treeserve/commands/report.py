@@ -115,13 +115,16 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
         shared_tokens=sum(usage.shared_tokens for usage in several),
         computed_tokens=sum(usage.computed_tokens for usage in several),
         completion_tokens=sum(usage.completion_tokens for usage in several),
+        module_tokens=sum(usage.module_tokens for usage in several),
+        encoded_tokens=sum(usage.encoded_tokens for usage in several),
     )
 
 
 def summary(usage: Usage, sharing: Sharing | None) -> str:
     """One line on where the prompt's tokens came from and what attention read."""
+    modules = f"{usage.module_tokens:,} of modules, " if usage.module_tokens else ""
     text = (
-        f"prompt {usage.prompt_tokens:,} tokens: {usage.cached_tokens:,} cached, "
+        f"prompt {usage.prompt_tokens:,} tokens: {modules}{usage.cached_tokens:,} cached, "
         f"{usage.shared_tokens:,} shared, {usage.computed_tokens:,} computed · "
         f"completion {usage.completion_tokens:,} tokens"
     )

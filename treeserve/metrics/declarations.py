@@ -60,6 +60,13 @@ PROMPT_TOKENS = Declaration(
     "that were not computed its hits.",
     "What share of the prompts' tokens need not be computed, and why?", ("source", "tenant"),
 )
+MODULE_TOKENS = Declaration(
+    "requests", "counter", "module_tokens", "tokens",
+    "Tokens of imported prompt modules, of the requests that ended: read, which is approximate and "
+    "no hit of the prefix cache; and encoded while the request waited for them.",
+    "How much of the prompts comes from modules, and how often are they encoded again?",
+    ("kind", "tenant"),
+)
 REQUEST_TOKENS = Declaration(
     "requests", "histogram", "request_prompt_tokens", "tokens", "Tokens of a request's prompt.",
     "How long are prompts?", buckets=_TOKENS,

@@ -48,6 +48,9 @@ class RequestMetrics:
             self._prompt_tokens.add(usage.cached_tokens, ("cached", *labels))
             self._prompt_tokens.add(usage.shared_tokens, ("shared", *labels))
             self._prompt_tokens.add(usage.computed_tokens, ("computed", *labels))
+            if usage.module_tokens:
+                self._module_tokens.add(usage.module_tokens, ("read", *labels))
+                self._module_tokens.add(usage.encoded_tokens, ("encoded", *labels))
             self._request_tokens.observe(usage.prompt_tokens)
             self._request_samples.observe(num_samples)
             self._first_token_seconds.observe(timings.first_token_seconds, labels)
@@ -83,6 +86,7 @@ class RequestMetrics:
     def _make_requests(self) -> None:
         self._requests = Number(declared.REQUESTS)
         self._prompt_tokens = Number(declared.PROMPT_TOKENS)
+        self._module_tokens = Number(declared.MODULE_TOKENS)
         self._request_tokens = Distribution(declared.REQUEST_TOKENS)
         self._request_samples = Distribution(declared.REQUEST_SAMPLES)
         self._queue_seconds = Distribution(declared.QUEUE_SECONDS)

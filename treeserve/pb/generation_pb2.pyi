@@ -25,26 +25,76 @@ FINISH_REASON_DEADLINE: FinishReason
 FINISH_REASON_TIME_LIMIT: FinishReason
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("text", "token_ids", "chat", "n", "params", "options")
+    __slots__ = ("text", "token_ids", "chat", "modules", "n", "params", "options")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: TokenIds
     chat: Chat
+    modules: ModulePrompt
     n: int
     params: Parameters
     options: RequestOptions
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., n: _Optional[int] = ..., params: _Optional[_Union[Parameters, _Mapping]] = ..., options: _Optional[_Union[RequestOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., modules: _Optional[_Union[ModulePrompt, _Mapping]] = ..., n: _Optional[int] = ..., params: _Optional[_Union[Parameters, _Mapping]] = ..., options: _Optional[_Union[RequestOptions, _Mapping]] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
     IDS_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ModulePrompt(_message.Message):
+    __slots__ = ("pml", "fields", "exact")
+    PML_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    pml: str
+    fields: ModuleFields
+    exact: bool
+    def __init__(self, pml: _Optional[str] = ..., fields: _Optional[_Union[ModuleFields, _Mapping]] = ..., exact: _Optional[bool] = ...) -> None: ...
+
+class ModuleFields(_message.Message):
+    __slots__ = ("schema", "imports", "arguments", "text", "chat")
+    class ArgumentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_FIELD_NUMBER: _ClassVar[int]
+    schema: str
+    imports: _containers.RepeatedCompositeFieldContainer[ModuleImport]
+    arguments: _containers.ScalarMap[str, str]
+    text: str
+    chat: Chat
+    def __init__(self, schema: _Optional[str] = ..., imports: _Optional[_Iterable[_Union[ModuleImport, _Mapping]]] = ..., arguments: _Optional[_Mapping[str, str]] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ...) -> None: ...
+
+class ModuleImport(_message.Message):
+    __slots__ = ("name", "arguments", "imports")
+    class ArgumentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    arguments: _containers.ScalarMap[str, str]
+    imports: _containers.RepeatedCompositeFieldContainer[ModuleImport]
+    def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Mapping[str, str]] = ..., imports: _Optional[_Iterable[_Union[ModuleImport, _Mapping]]] = ...) -> None: ...
 
 class Chat(_message.Message):
     __slots__ = ("messages",)
@@ -71,14 +121,16 @@ class RequestOptions(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., priority: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class GenerateTreeRequest(_message.Message):
-    __slots__ = ("tree", "options", "public_trunk")
+    __slots__ = ("tree", "options", "public_trunk", "modules")
     TREE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_TRUNK_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
     tree: TreeNode
     options: RequestOptions
     public_trunk: bool
-    def __init__(self, tree: _Optional[_Union[TreeNode, _Mapping]] = ..., options: _Optional[_Union[RequestOptions, _Mapping]] = ..., public_trunk: _Optional[bool] = ...) -> None: ...
+    modules: ModulePrompt
+    def __init__(self, tree: _Optional[_Union[TreeNode, _Mapping]] = ..., options: _Optional[_Union[RequestOptions, _Mapping]] = ..., public_trunk: _Optional[bool] = ..., modules: _Optional[_Union[ModulePrompt, _Mapping]] = ...) -> None: ...
 
 class TreeNode(_message.Message):
     __slots__ = ("text", "token_ids", "chat", "n", "params", "branches")
@@ -398,17 +450,21 @@ class TopLogprob(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "cached_tokens", "shared_in_flight_tokens", "computed_tokens", "completion_tokens", "recomputed_tokens")
+    __slots__ = ("prompt_tokens", "cached_tokens", "shared_in_flight_tokens", "computed_tokens", "completion_tokens", "recomputed_tokens", "module_tokens", "encoded_tokens")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SHARED_IN_FLIGHT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RECOMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MODULE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     cached_tokens: int
     shared_in_flight_tokens: int
     computed_tokens: int
     completion_tokens: int
     recomputed_tokens: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., shared_in_flight_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ...) -> None: ...
+    module_tokens: int
+    encoded_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., shared_in_flight_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., module_tokens: _Optional[int] = ..., encoded_tokens: _Optional[int] = ...) -> None: ...

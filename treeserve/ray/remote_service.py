@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray.exceptions import RayActorError
@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from treeserve.cluster.router import RoutedRequest, expected_tokens
-from treeserve.errors import EngineStopped, NotFound
+from treeserve.errors import EngineStopped, NotFound, NotPossible
 from treeserve.generation import size_of
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.ray.calls import (
@@ -46,6 +46,9 @@ from treeserve.types import (
     TokenCounts,
     TreeFinished,
 )
+
+if TYPE_CHECKING:
+    from treeserve.schemas.importing import Importing
 
 _DIED = "the replica that ran the call died; what it had not sent is lost"
 _MAX_LEARNED = 256
@@ -89,9 +92,16 @@ class RemoteTextService:
         return self._learning(call, self._admitted(call, size_of([encoded]), admit))
 
     def generate_tree(
-        self, tree: PromptTree, *, options: RequestOptions, admit: Admit
+        self,
+        tree: PromptTree,
+        *,
+        options: RequestOptions,
+        admit: Admit,
+        importing: "Importing | None" = None,
     ) -> EventStream:
-        """As generate(); the whole tree runs on one replica."""
+        """As generate(); the whole tree runs on one replica. Nothing can be imported here."""
+        if importing is not None:
+            raise NotPossible("modules: there is no ModuleService on Ray Serve")
         options = _named(options)
         encoded = self._prompter.encode_tree(tree, options=options)
         call = self._call(GenerateTree(tree=tree), options, _routed(encoded, options))

@@ -188,6 +188,7 @@ class Server:
         """
         self._generating.set_ready(text_service, model)
         self._door.keeper = None if backstage is None else backstage.keeper
+        self._generating.schemas = None if backstage is None else backstage.schemas
         self.side.set_ready(backstage)
         self._page.set_ready(text_service, backstage)
         self._engine_is_alive = is_alive

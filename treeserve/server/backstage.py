@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from treeserve.administration import Administration
     from treeserve.inspection import Inspection
     from treeserve.prefixes.keeper import PrefixKeeper
+    from treeserve.schemas.store import SchemaStore
+    from treeserve.schemas.warming import SchemaWarmer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,3 +18,5 @@ class Backstage:
     inspection: "Inspection"
     keeper: "PrefixKeeper"
     administration: "Administration"
+    schemas: "SchemaStore"
+    warmer: "SchemaWarmer"

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from treeserve.request_size import RequestSize
+from treeserve.scheduler.modules import ModuleSet
 from treeserve.types import (
     Chat,
     OutputOptions,
@@ -16,6 +17,9 @@ from treeserve.types import (
     StreamEvent,
     TokenCounts,
 )
+
+if TYPE_CHECKING:
+    from treeserve.schemas.importing import Importing
 
 EventStream: TypeAlias = AsyncGenerator[StreamEvent, None]
 """Each prompt's Started, then deltas of all samples as they come, each prompt's Finished after its
@@ -51,10 +55,16 @@ class TextService(Protocol):
         output: OutputOptions | None,
         options: RequestOptions,
         admit: Admit,
+        modules: ModuleSet | None = None,
     ) -> EventStream: ...
 
     def generate_tree(
-        self, tree: PromptTree, *, options: RequestOptions, admit: Admit
+        self,
+        tree: PromptTree,
+        *,
+        options: RequestOptions,
+        admit: Admit,
+        importing: "Importing | None" = None,
     ) -> EventStream: ...
 
     def fork(

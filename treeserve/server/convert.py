@@ -1,12 +1,14 @@
 """Turns request bytes into what the text service takes, and its field names into protobuf's."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.message import Message as Protobuf
 
 from treeserve.errors import InvalidRequest
+from treeserve.module_prompt import ImportingPrompt
 from treeserve.pb import generation_pb2 as pb
+from treeserve.server.read_modules import read_importing
 from treeserve.server.wire import parse
 from treeserve.types import (
     MAX_TREE_DEPTH,
@@ -57,10 +59,12 @@ _PROTO_PATHS = (
 class GenerateCall:
     """What a GenerateRequest asks for; ranges are not checked."""
 
-    prompt: Prompt
+    prompt: Prompt | ImportingPrompt
     params: SamplingParams
     output: OutputOptions
     options: RequestOptions
+    has_max_tokens: bool = field(default=False, compare=False)
+    """Whether the parameters say how many tokens are drawn, rather than by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class TreeCall:
 
     tree: PromptTree
     options: RequestOptions
+    modules: ImportingPrompt | None = None
+    """What all its prompts import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +122,15 @@ def read_generate(data: bytes) -> GenerateCall:
     """
     request = parse(pb.GenerateRequest, data)
     return GenerateCall(
-        prompt=_read_prompt(request, "as text, token_ids or chat"),
+        prompt=(
+            read_importing(request.modules)
+            if request.WhichOneof("prompt") == "modules"
+            else _read_prompt(request, "as text, token_ids, chat or modules")
+        ),
         params=_read_params(request.params, _optional(request, "n")),
         output=_read_output(request.params),
         options=_read_options(request.options),
+        has_max_tokens=request.params.stopping.HasField("max_tokens"),
     )
 
 
@@ -129,7 +140,8 @@ def read_generate_tree(data: bytes) -> TreeCall:
     if not request.HasField("tree"):
         raise InvalidRequest("tree", "must be given")
     options = replace(_read_options(request.options), public_trunk=request.public_trunk)
-    return TreeCall(_read_node(request.tree, "tree", 0), options)
+    modules = read_importing(request.modules) if request.HasField("modules") else None
+    return TreeCall(_read_node(request.tree, "tree", 0), options, modules)
 
 
 def read_fork(data: bytes) -> ForkCall:

@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
-from treeserve.errors import EngineStopped
+from treeserve.errors import EngineStopped, NotPossible
 from treeserve.metrics import Metrics
+from treeserve.module_prompt import ImportingPrompt
 from treeserve.server.call_log import text_of
 from treeserve.server.config import ServerConfig
 from treeserve.server.contract import EventStream, ServedModel, TextService
@@ -17,6 +18,9 @@ from treeserve.server.doors import Call, Doors
 from treeserve.server.identity import Permission
 from treeserve.server.measure import measured
 from treeserve.types import Prompt, PromptTree, RequestOptions, StreamEvent
+
+if TYPE_CHECKING:
+    from treeserve.schemas.store import SchemaStore
 
 ResultT = TypeVar("ResultT")
 
@@ -59,6 +63,7 @@ class Generating:
 
     def __init__(self, doors: Doors, metrics: Metrics, config: ServerConfig) -> None:
         self.text_service: TextService | None = None
+        self.schemas: SchemaStore | None = None
         self.model = ServedModel()
         self._doors = doors
         self._metrics = metrics
@@ -113,6 +118,8 @@ class Generating:
                 return self._fork(known, service, asked)
 
     def _generate(self, known: Known, service: TextService, asked: GenerateCall) -> EventStream:
+        if isinstance(asked.prompt, ImportingPrompt):
+            return self._generate_importing(known, service, asked, asked.prompt)
         self._log_prompt(known.call, asked.prompt)
         return service.generate(
             asked.prompt,
@@ -122,12 +129,35 @@ class Generating:
             admit=known.call.admit,
         )
 
+    def _generate_importing(
+        self, known: Known, service: TextService, asked: GenerateCall, prompt: ImportingPrompt
+    ) -> EventStream:
+        imported = self._schemas().imported(known.call.tenant, prompt)
+        self._log_importing(known.call, prompt)
+        params = asked.params
+        if imported.max_tokens is not None and not asked.has_max_tokens:
+            params = replace(params, max_tokens=imported.max_tokens)
+        return service.generate(
+            imported.token_ids,
+            params,
+            output=asked.output,
+            options=known.joined(asked.options),
+            admit=known.call.admit,
+            modules=imported.modules,
+        )
+
     def _generate_tree(self, known: Known, service: TextService, asked: TreeCall) -> EventStream:
         if asked.options.public_trunk:
             known.call.require(Permission.PUBLISH)
         self._log_prompt(known.call, asked.tree)
         options = known.joined(asked.options)
-        return service.generate_tree(asked.tree, options=options, admit=known.call.admit)
+        importing = None
+        if asked.modules is not None:
+            self._log_importing(known.call, asked.modules)
+            importing = self._schemas().importing(known.call.tenant, asked.modules)
+        return service.generate_tree(
+            asked.tree, options=options, admit=known.call.admit, importing=importing
+        )
 
     def _fork(self, known: Known, service: TextService, asked: ForkCall) -> EventStream:
         return service.fork(
@@ -139,6 +169,16 @@ class Generating:
             options=known.joined(asked.options),
             admit=known.call.admit,
         )
+
+    def _schemas(self) -> "SchemaStore":
+        if self.schemas is None:
+            raise NotPossible("this server has no engine to keep schemas for")
+        return self.schemas
+
+    def _log_importing(self, call: Call, prompt: ImportingPrompt) -> None:
+        if self._config.log_prompts:
+            # As it was sent: PML, or its fields.
+            call.record.prompt = f"{call.record.prompt or ''}{prompt.prompt}"
 
     def _log_prompt(self, call: Call, prompt: Prompt | PromptTree) -> None:
         if self._config.log_prompts:

@@ -151,4 +151,6 @@ def _write_usage(usage: Usage | None, output: OutputOptions) -> pb.Usage | None:
         computed_tokens=usage.computed_tokens,
         completion_tokens=usage.completion_tokens,
         recomputed_tokens=usage.recomputed_tokens,
+        module_tokens=usage.module_tokens,
+        encoded_tokens=usage.encoded_tokens,
     )

@@ -6,16 +6,21 @@ from typing import Any, TypeAlias
 import grpc.aio
 from google.protobuf.message import Message
 
-from treeserve.server import prefix_service, tree_service
+from treeserve.server import module_service, prefix_service, tree_service
 from treeserve.server.admin_service import AdminService
 from treeserve.server.backstage import Backstage
 from treeserve.server.config import Address, ServerConfig
 from treeserve.server.doors import Doors
 from treeserve.server.endings import Endings
+from treeserve.server.module_service import ModuleService
 from treeserve.server.prefix_service import PrefixService
 from treeserve.server.tree_service import TreeService
 
-SERVICE_NAMES = (tree_service.SERVICE_NAME, prefix_service.SERVICE_NAME)
+SERVICE_NAMES = (
+    tree_service.SERVICE_NAME,
+    prefix_service.SERVICE_NAME,
+    module_service.SERVICE_NAME,
+)
 """Those on the same address as generation."""
 
 Bind: TypeAlias = Callable[[str, grpc.aio.Server, Address], Address]
@@ -41,6 +46,7 @@ class SideServices:
     ) -> None:
         self._tree = TreeService(doors, endings)
         self._prefix = PrefixService(doors, endings, log_prompts=config.log_prompts)
+        self._module = ModuleService(doors, endings, log_prompts=config.log_prompts)
         self._admin = AdminService(doors, endings, drain)
         self.admin_address = config.admin_address
         """None: there is no AdminService."""
@@ -53,7 +59,7 @@ class SideServices:
 
     def handlers(self) -> tuple["grpc.GenericRpcHandler[bytes, Message]", ...]:
         """Of the services on the address of generation, in the order of SERVICE_NAMES."""
-        return self._tree.handler(), self._prefix.handler()
+        return self._tree.handler(), self._prefix.handler(), self._module.handler()
 
     async def start(self, bind: Bind, options: list[tuple[str, Any]]) -> None:
         """Listen on the admin address, if there is one, which then carries the chosen port.
@@ -74,6 +80,7 @@ class SideServices:
         if backstage is not None:
             self._tree.inspection = backstage.inspection
             self._prefix.keeper = backstage.keeper
+            self._module.backstage = backstage
             self._admin.administration = backstage.administration
 
     async def stop(self) -> None:

@@ -1,0 +1,126 @@
+"""Encodes a schema's modules ahead, for prompts that come later."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from treeserve.engine_messages import RequestEnded
+from treeserve.errors import EngineStopped, InvalidRequest
+from treeserve.loop import EngineLoop
+from treeserve.pml import CompiledSchema
+from treeserve.prompt import EncodedPrompt, Prompter
+from treeserve.request_size import RequestSize
+from treeserve.scheduler.modules import Module, ModuleSet
+from treeserve.types import FinishReason, RequestOptions, SamplingParams
+
+Admit = Callable[[RequestSize], AbstractContextManager[object]]
+"""Asked before anything reaches the engine, entered while it works. It may raise."""
+
+_ONE_DRAW = SamplingParams(temperature=0.0, max_tokens=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """num_tokens = encoded + cached."""
+
+    num_tokens: int
+    num_encoded_tokens: int
+    """While the call waited, for it or for others."""
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return self.num_tokens - self.num_encoded_tokens
+
+
+class SchemaWarmer:
+    """Belongs to one event loop.
+
+    Args:
+        loop: Started.
+        prompter: Of the same model.
+    """
+
+    def __init__(self, loop: EngineLoop, prompter: Prompter) -> None:
+        self._loop = loop
+        self._prompter = prompter
+
+    async def warm(
+        self,
+        schema: CompiledSchema,
+        names: Sequence[str],
+        namespace: str,
+        admit: Admit = nullcontext,
+    ) -> Warmed:
+        """Encode modules that are not encoded.
+
+        Args:
+            schema: Whose.
+            names: Of modules or scaffolds; none: all, and the text of the schema itself.
+            namespace: In which prompts will find them.
+            admit: Decides whether it may run.
+
+        Raises:
+            InvalidRequest: Names an unknown one.
+            EngineStopped: The engine has stopped.
+        """
+        chosen = _chosen(schema, names)
+        if not chosen:
+            return Warmed(0, 0)
+        prompts = await asyncio.to_thread(self._prompts, schema, chosen, namespace)
+        num_tokens = sum(len(module) for module in chosen)
+        size = RequestSize((((), num_tokens),), prompts[0].request.request_id)
+        with admit(size):
+            # One after the other: each needs its own room alone.
+            encoded = [await self._run(prompt) for prompt in prompts]
+        return Warmed(num_tokens, sum(encoded))
+
+    def _prompts(
+        self, schema: CompiledSchema, modules: Sequence[Module], namespace: str
+    ) -> list[EncodedPrompt]:
+        """One draw after each, of which nothing is kept but a token of its own."""
+        options = RequestOptions(namespace=namespace, tenant=namespace)
+        nothing = np.empty(0, dtype=np.int32)
+        encoded = []
+        for module in modules:
+            own = (int(module.token_ids[-1]),)
+            imported = ModuleSet((module,), nothing, schema.base_position)
+            encoded.append(self._prompter.encode(own, _ONE_DRAW, options=options, modules=imported))
+        return encoded
+
+    async def _run(self, prompt: EncodedPrompt) -> int:
+        """The number of tokens that were encoded meanwhile."""
+        request = replace(prompt.request, rules=None)
+        ended: RequestEnded | None = None
+        stream = await self._loop.submit([request])
+        try:
+            async for events in stream:
+                ended = next((e for e in events if isinstance(e, RequestEnded)), ended)
+        finally:
+            self._loop.abort(request.request_id)
+        assert ended is not None, "a stream ended before its request"
+        if ended.reason is FinishReason.ERROR:
+            if not self._loop.healthy:
+                raise EngineStopped(ended.error or "the engine has stopped")
+            raise RuntimeError(f"a module could not be encoded: {ended.error}")
+        return ended.usage.encoded_tokens
+
+
+def _chosen(schema: CompiledSchema, names: Sequence[str]) -> list[Module]:
+    """Those of the names, each once; modules without text of their own need nothing."""
+    scaffolds = {scaffold.name: scaffold.module for scaffold in schema.scaffolds}
+    by_name: dict[str, Module | None] = {**scaffolds, **schema.modules}
+    known = _all_names(schema)
+    for index, name in enumerate(names):
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise InvalidRequest(f"modules[{index}]", f"{name!r} is unknown; there are: {listed}")
+    wanted = dict.fromkeys(names) or dict.fromkeys(by_name)
+    found = {m.key: m for name in wanted if (m := by_name.get(name)) is not None}
+    return list(found.values())
+
+
+def _all_names(schema: CompiledSchema) -> set[str]:
+    return {*schema.modules, *(scaffold.name for scaffold in schema.scaffolds)} - {""}
