@@ -48,7 +48,10 @@ from treeserve.types import (
 )
 
 if TYPE_CHECKING:
+    from treeserve.scheduler.modules import ModuleSet
     from treeserve.schemas.importing import Importing
+
+_NO_MODULES = "modules: there is no ModuleService on Ray Serve"
 
 _DIED = "the replica that ran the call died; what it had not sent is lost"
 _MAX_LEARNED = 256
@@ -82,8 +85,11 @@ class RemoteTextService:
         output: OutputOptions | None,
         options: RequestOptions,
         admit: Admit,
+        modules: "ModuleSet | None" = None,
     ) -> EventStream:
         """Raises as TextService.generate; a replica that dies ends the stream, EngineStopped."""
+        if modules is not None:
+            raise NotPossible(_NO_MODULES)
         options = _named(options)
         encoded = self._prompter.encode(prompt, params, output=output, options=options)
         token_ids = encoded.request.prompt_token_ids
@@ -101,7 +107,7 @@ class RemoteTextService:
     ) -> EventStream:
         """As generate(); the whole tree runs on one replica. Nothing can be imported here."""
         if importing is not None:
-            raise NotPossible("modules: there is no ModuleService on Ray Serve")
+            raise NotPossible(_NO_MODULES)
         options = _named(options)
         encoded = self._prompter.encode_tree(tree, options=options)
         call = self._call(GenerateTree(tree=tree), options, _routed(encoded, options))
