@@ -35,6 +35,8 @@ class ForestNode(NamedTuple):
     """Live requests and samples that need it; 0 where that is not the caller's business."""
     num_hits: int
     retained_weight: float
+    is_module: bool
+    """A prompt module, encoded alone, which prompts of any set that imports it read."""
     last_used_at: float
     """On the tree's clock."""
     tokens: Int32Array | None
@@ -71,6 +73,8 @@ def take_forest(engine: "Engine", scope: Scope, *, shows_tokens: bool) -> Forest
     tree, _ = engine.scheduler.insides()
     segments = list(tops(tree, scope))
     parents = [NO_PARENT] * len(segments)
+    # A module is alone beneath its root.
+    are_modules = [segment.is_module for segment in segments[:MAX_COUNTED]]
     # The list grows as it is walked: a queue that nobody pops from.
     for index, segment in enumerate(segments):
         if index >= MAX_COUNTED:
@@ -91,6 +95,7 @@ def take_forest(engine: "Engine", scope: Scope, *, shows_tokens: bool) -> Forest
         [s.pins for s in segments],
         [s.hits for s in segments],
         [s.retained_weight for s in segments],
+        are_modules + [False] * (len(segments) - len(are_modules)),
         [s.last_used_at for s in segments],
         [s.tokens for s in segments] if shows_tokens else [None] * len(segments),
     )

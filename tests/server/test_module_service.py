@@ -8,6 +8,8 @@ import pytest
 from server.side_house import PAGE, error_of, ids, running_house
 
 from treeserve.config import EngineOptions
+from treeserve.forest import NO_PARENT, read_forest, take_forest
+from treeserve.inspection import Scope
 from treeserve.pb import generation_pb2, prefix_pb2
 from treeserve.pb import module_pb2 as pb
 from treeserve.schemas.store import SchemaStore
@@ -326,3 +328,19 @@ async def test_a_warm_prefix_and_a_module_of_the_same_text_are_apart(house):
     text = prefix_pb2.Prefix(text="You plan trips.\n")
     warmed = await house.prefix.Warm(prefix_pb2.WarmRequest(prefix=text))
     assert warmed.computed_tokens == warmed.tokens, "exact and approximate KV never mix"
+
+
+async def test_the_live_tree_tells_modules_from_what_is_exact(house):
+    """Three modules were imported: the schema's own text and two by name."""
+    await put(house)
+    await drawn(house.generation.Generate(asking()))
+    scope = Scope(None)
+
+    def look(engine):
+        return read_forest(take_forest(engine, scope, shows_tokens=False), scope)
+
+    forest = await house.loop.look(look)
+    modules = [node for node in forest.nodes if node.is_module]
+    assert len(modules) == 3
+    assert all(node.parent == NO_PARENT for node in modules)
+    assert len(forest.nodes) > 3

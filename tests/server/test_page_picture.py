@@ -1,6 +1,7 @@
 """What of a large tree is drawn, and that nothing of it is lost."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -26,10 +27,17 @@ def forest_of(parents: list[int], pins: list[int], tokens: list[int] | None = No
     lengths = tokens or [1] * len(parents)
     nodes = tuple(
         ForestNode(index + 1, parent, "", 0, lengths[index], lengths[index], totals[index], 0,
-                   0.0, 0.0, None)
+                   0.0, False, 0.0, None)
         for index, parent in enumerate(parents)
     )  # fmt: skip
     return Forest(nodes, is_cut=False, now=10.0, plan=NO_PLAN, num_rows={})
+
+
+def test_a_prompt_module_is_told_from_what_is_exact():
+    forest = forest_of([NO_PARENT, NO_PARENT], [1, 1])
+    marked = (forest.nodes[0], forest.nodes[1]._replace(is_module=True))
+    picture = picture_of(replace(forest, nodes=marked))
+    assert [node["module"] for node in picture["nodes"]] == [0, 1]
 
 
 def picture_of(forest: Forest, wish: Wish = Wish()) -> dict:  # noqa: B008  # frozen

@@ -20,8 +20,8 @@ MAX_PLANNED = 50
 """Segments of the plan that are told with their reasons."""
 
 FIELDS = (
-    "id", "parent", "namespace", "start", "tokens", "computed", "pins", "hits", "retained", "age",
-    "rows", "shared", "weight", "children", "rest_nodes", "rest_tokens", "rest_weight",
+    "id", "parent", "namespace", "start", "tokens", "computed", "pins", "hits", "retained",
+    "module", "age", "rows", "shared", "weight", "children", "rest_nodes", "rest_tokens", "rest_weight",
 )  # fmt: skip
 """Of a node in the picture, in this order; `parent` is its place in the list, or -1; `shared` is 1
 where the last plan read it once for all rows, 0 where it did not, -1 where fewer than two read it;
@@ -166,6 +166,7 @@ def _row(
         node.num_pins,
         node.num_hits,
         round(node.retained_weight, 3),
+        int(node.is_module),
         0 if node.num_pins else round(max(0.0, forest.now - node.last_used_at), 1),
         forest.num_rows.get(node.node_id, 0),
         reads.get(node.node_id, -1),

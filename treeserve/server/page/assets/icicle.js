@@ -20,7 +20,7 @@ export function read(picture) {
 }
 
 export function stateOf(node) {
-  const states = [];
+  const states = node.module ? ["module"] : [];
   if (node.computed < node.tokens) states.push(node.computed ? `pending after ${brief(node.computed)} tokens` : "pending");
   if (node.pins) states.push("in use");
   else if (node.retained) states.push("retained");
@@ -114,7 +114,7 @@ export class Icicle {
     part.node = node;
     part.rest = rest;
     const thin = width < 4 || height < 5 ? " thin" : "";
-    const kind = rest ? "rest" : node.pins ? "in-use" : node.retained ? "retained" : "cached";
+    const kind = rest ? "rest" : node.module ? (node.pins ? "module" : "module unused") : node.pins ? "in-use" : node.retained ? "retained" : "cached";
     group.setAttribute("class", `block ${kind}${thin}${node && node.id === this.chosen ? " chosen" : ""}`);
     frame(whole, x, y, width, height);
     const computed = node ? node.computed / node.tokens : 1;
