@@ -177,7 +177,12 @@ def draw_tokens(
 
 def rows_of_piece(vocabulary_size: int, device: torch.device) -> int | None:
     """For a DrawTable: so many that on a CPU their logits stay in its cache. None: all."""
-    return max(1, MAX_PIECE_LOGITS // vocabulary_size) if device.type == "cpu" else None
+    return max(1, MAX_PIECE_LOGITS // vocabulary_size) if draws_in_blocks(device) else None
+
+
+def draws_in_blocks(device: torch.device) -> bool:
+    """Whether draws go by blocks of the vocabulary, which the host sorts; else on the device."""
+    return device.type == "cpu"
 
 
 def draw_from_table(logits: Tensor, table: DrawTable, uniforms: Tensor) -> Drawn:
@@ -316,7 +321,7 @@ def _rows_of(tensor: Tensor, rows: Tensor | None) -> Tensor:
 
 def _draw_group(logits: Tensor, group: _Group, uniforms: Tensor) -> Tensor:
     """[num_rows] int64"""
-    if logits.device.type == "cpu":
+    if draws_in_blocks(logits.device):
         blocked = BlockedLogits(logits)
         if not group.is_truncated:
             return blocked.draw(group.temperatures, uniforms)

@@ -18,6 +18,7 @@ from deploy.prometheus_process import Prometheus, needs_prometheus, running_prom
 from treeserve.client import Client
 from treeserve.commands.server_process import running_server
 from treeserve.errors import TreeserveError
+from treeserve.module_prompt import ImportingPrompt
 from treeserve.server.identity import Allowance, Permission
 from treeserve.server.key_file import add_key
 from treeserve.server.keys import ApiKey, digest_of, new_secret
@@ -25,6 +26,8 @@ from treeserve.types import PromptTree, SamplingParams
 
 ROOT = Path(__file__).parents[2]
 TRUNK = "Read n numbers and print the sum of those that are even. " * 8
+SCHEMA = '<schema name="rules">Rules. <module name="sums">Sums of whole numbers.</module></schema>'
+IMPORTING = '<prompt schema="rules" max_tokens="4"><sums/>Print </prompt>'
 WAIT_SECONDS = 120
 
 QUIET = {
@@ -69,6 +72,8 @@ def load(address: str, keys: list[str]) -> Iterator[None]:
 
 def _call_until(is_over: threading.Event, address: str, key: str) -> None:
     with Client(address, api_key=key, retries=None) as client:
+        with suppress(TreeserveError):
+            client.modules.put(SCHEMA)
         for number in itertools.count():
             if is_over.is_set():
                 return
@@ -76,6 +81,7 @@ def _call_until(is_over: threading.Event, address: str, key: str) -> None:
             branches = tuple(PromptTree(f" {number} {i}", n=6, params=params) for i in range(2))
             _drain(client.generate_tree, PromptTree(TRUNK, branches=branches))
             _drain(client.generate, "x", SamplingParams(n=100_000))
+            _drain(client.generate, ImportingPrompt(IMPORTING))
             _drain(client.generate, TRUNK, SamplingParams(n=2, max_tokens=8))
 
 
@@ -130,7 +136,8 @@ def test_every_panel_rule_and_alert_has_data_on_a_server_under_load(tmp_path):
     key_file.touch(mode=0o600)
     inspector = new_key(key_file, "ops", permissions=frozenset({Permission.INSPECT}))
     few = Allowance(max_tokens=400)
-    callers = [new_key(key_file, "acme"), new_key(key_file, "zeta", allowance=few)]
+    may = frozenset({Permission.GENERATE, Permission.RETAIN})
+    callers = [new_key(key_file, "acme", permissions=may), new_key(key_file, "zeta", allowance=few)]
     # Always shared: what pays on this machine is another matter, and nodes are to be counted.
     options = {"api_keys": key_file, "num_pages": 256, "max_running": 32, "sharing": "always"}
     with (

@@ -6,7 +6,7 @@ import torch
 from engine.waiting_operations import NoWaiting, WaitingOperation
 from tiny_models import FAMILIES
 
-from treeserve import LLM, SamplingParams
+from treeserve import LLM, SamplingParams, sampler
 from treeserve.runner import Runner
 from treeserve.transfer import Readback
 
@@ -21,6 +21,8 @@ ALL_DRAWS = [
 def run_watched(llm: LLM, monkeypatch, prompts) -> NoWaiting:
     """Generate, every launch under watch, and exactly one wait for each read."""
     watch, waits = NoWaiting(), []
+    # As on a device that is waited for.
+    monkeypatch.setattr(sampler, "draws_in_blocks", lambda device: False)
     launch, wait_sync = Runner.launch, Readback.wait_sync
 
     def watched_launch(*args):

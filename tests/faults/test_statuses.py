@@ -82,7 +82,8 @@ async def test_resource_exhausted_says_when_to_try_again(options):
 async def test_deadline_exceeded_ends_the_work_too(house):
     """Of Generate, GenerateTree and Warm."""
     tree = pb.TreeNode(text=TRUNK, branches=[pb.TreeNode(text="a")], params=long_parameters())
-    warm = prefix_pb2.WarmRequest(prefix=prefix(TRUNK))
+    # Not cached by what came before, so that it cannot be done at once.
+    warm = prefix_pb2.WarmRequest(prefix=prefix(TRUNK[::-1]))
     for method, request, timeout in (
         (house.generation.Generate, long_request(n=50), 0.02),
         (house.generation.GenerateTree, pb.GenerateTreeRequest(tree=tree), 1e-4),
@@ -119,7 +120,12 @@ async def test_unauthenticated_is_what_every_method_says_to_a_stranger(house):
     assert house.scheduler.counts().used_pages == 0
 
 
-NEEDED = {"GenerationService": "generate", "TreeService": "inspect", "PrefixService": "retain"}
+NEEDED = {
+    "GenerationService": "generate",
+    "TreeService": "inspect",
+    "PrefixService": "retain",
+    "ModuleService": "retain",
+}
 
 
 async def test_permission_denied_names_what_every_method_needs(house):

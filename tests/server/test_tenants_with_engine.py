@@ -61,7 +61,7 @@ def build(checkpoint_of, max_running: int = 256, **limits) -> BuiltEngine:
 
 @asynccontextmanager
 async def running(built: BuiltEngine, **options) -> AsyncIterator[Running]:
-    observers = serve._Observers(Metrics(), EngineWatch())
+    observers = serve._Observers(Metrics(), EngineWatch(), None)
     loop = EngineLoop(built.engine, partial(observers.observe, built.engine.scheduler.is_waiting))
     loop.start()
     text_service = TextService(loop, built.prompter)
@@ -214,7 +214,7 @@ async def test_an_engine_that_cannot_go_on_ends_streams_as_unavailable(
             server,
             built,
             signals,
-            serve._Observers(metrics, watch),
+            serve._Observers(metrics, watch, None),
             partial(make_backstage, built, {}, BackstageOptions()),
         )
     )

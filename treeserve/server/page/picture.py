@@ -21,7 +21,8 @@ MAX_PLANNED = 50
 
 FIELDS = (
     "id", "parent", "namespace", "start", "tokens", "computed", "pins", "hits", "retained",
-    "module", "age", "rows", "shared", "weight", "children", "rest_nodes", "rest_tokens", "rest_weight",
+    "module", "age", "rows", "shared", "weight", "children", "rest_nodes", "rest_tokens",
+    "rest_weight",
 )  # fmt: skip
 """Of a node in the picture, in this order; `parent` is its place in the list, or -1; `shared` is 1
 where the last plan read it once for all rows, 0 where it did not, -1 where fewer than two read it;
