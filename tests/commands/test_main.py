@@ -1,6 +1,7 @@
 """The command line's errors: one line, on stderr, that says what would be right."""
 
 import pytest
+from transformers.utils import logging as transformers_logging
 
 from treeserve.commands import generate
 from treeserve.commands.main import main
@@ -98,3 +99,12 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.startswith("treeserve ")
+
+
+def test_logs_have_no_progress_bars_of_others(capsys):
+    transformers_logging.enable_progress_bar()
+    try:
+        run(capsys, "generate")
+        assert not transformers_logging.is_progress_bar_enabled()
+    finally:
+        transformers_logging.disable_progress_bar()

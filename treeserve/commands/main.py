@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from transformers.utils.logging import disable_progress_bar
+
 from treeserve.commands import (
     bench,
     build_kernels,
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before grpc is imported: its core would write lines of its own beside ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        disable_progress_bar()
     args = make_parser().parse_args(argv)
     try:
         status: int = args.run(args)
