@@ -1,7 +1,9 @@
 """The scheduler in numbers, between two steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import NamedTuple
 
 from treeserve.scheduler.request import PromptUsage
 from treeserve.scheduler.tree.radix_tree import EvictionReason
@@ -44,9 +46,15 @@ class Tally:
         self.module_prompt_tokens += usage.module_tokens
         self.encoded_module_tokens += usage.encoded_tokens
 
+    def copy(self) -> "Tally":
+        """Once a step: a third of what dataclasses.replace() takes."""
+        return Tally(*_values_of(self))
 
-@dataclass(frozen=True, slots=True)
-class SchedulerCounts:
+
+_values_of = attrgetter(*[field.name for field in fields(Tally)])
+
+
+class SchedulerCounts(NamedTuple):
     """What is so at this moment, and what was counted until now."""
 
     running_samples: int

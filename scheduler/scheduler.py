@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import chain
 from time import perf_counter
 
@@ -340,7 +339,7 @@ class Scheduler:
             retained_tokens=self._tree.num_retained_tokens,
             evicted_tokens=dict(self._tree.evicted_tokens),
             preempted_samples=self._admission.num_preempted,
-            tally=replace(self._tally),
+            tally=self._tally.copy(),
         )
 
     def check(self) -> None:

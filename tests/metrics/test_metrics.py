@@ -1,7 +1,6 @@
 """Numbers in, Prometheus' text format out."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -127,7 +126,7 @@ def test_a_step_of_nothing_only_sets_the_gauges():
     metrics = Metrics()
     metrics.observe_step(STEP)
     metrics.observe_step(
-        replace(STEP, num_rows=0, num_prompt_rows=0, num_drawn=0, running_samples=0)
+        STEP._replace(num_rows=0, num_prompt_rows=0, num_drawn=0, running_samples=0)
     )
     assert values(metrics)["treeserve_running_samples"] == 0
     assert values(metrics)["treeserve_step_seconds_count"] == 1
@@ -143,10 +142,10 @@ def test_two_servers_share_no_metric():
 @pytest.mark.parametrize(
     ("numbers", "outcome"),
     [
-        (replace(STEP, shared_items=1), "shared"),
-        (replace(STEP, shared_items=0, outweighed_segments=0), "too_small"),
-        (replace(STEP, shared_items=0, outweighed_segments=1), "outweighed"),
-        (replace(STEP, shared_items=0, folded_segments=0), "nothing_in_common"),
+        (STEP._replace(shared_items=1), "shared"),
+        (STEP._replace(shared_items=0, outweighed_segments=0), "too_small"),
+        (STEP._replace(shared_items=0, outweighed_segments=1), "outweighed"),
+        (STEP._replace(shared_items=0, folded_segments=0), "nothing_in_common"),
     ],
 )
 def test_every_step_says_once_what_became_of_sharing(numbers, outcome):
@@ -162,7 +161,7 @@ def test_every_step_says_once_what_became_of_sharing(numbers, outcome):
 def test_where_sharing_is_off_nobody_is_told_that_there_was_nothing_in_common():
     metrics = Metrics()
     metrics.set_info({**INFO, "sharing": "off"})
-    metrics.observe_step(replace(STEP, shared_items=0, folded_segments=0))
+    metrics.observe_step(STEP._replace(shared_items=0, folded_segments=0))
     assert values(metrics)["treeserve_steps_total off"] == 1
     assert values(metrics)["treeserve_steps_total nothing_in_common"] == 0
 
@@ -180,7 +179,7 @@ def test_nodes_are_counted_by_their_rows():
 
 def test_a_node_of_more_rows_than_any_bucket_is_counted_all_the_same():
     metrics = Metrics()
-    metrics.observe_step(replace(STEP, node_rows=40_000, node_rows_log2=(0,) * 16 + (1,)))
+    metrics.observe_step(STEP._replace(node_rows=40_000, node_rows_log2=(0,) * 16 + (1,)))
     seen = values(metrics)
     assert (seen["treeserve_node_rows_bucket 4096.0"], seen["treeserve_node_rows_count"]) == (0, 1)
 
@@ -197,7 +196,7 @@ def test_kv_is_counted_in_bytes_once_it_is_known_what_a_token_takes():
 
 def test_a_step_that_was_not_predicted_says_nothing_of_predictions():
     metrics = Metrics()
-    metrics.observe_step(replace(STEP, predicted_seconds=0.0))
+    metrics.observe_step(STEP._replace(predicted_seconds=0.0))
     assert values(metrics)["treeserve_step_actual_ratio_count"] == 0
     assert values(metrics)["treeserve_step_actual_seconds_total"] == 0
 
