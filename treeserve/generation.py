@@ -16,7 +16,13 @@ from treeserve.request_size import RequestSize
 from treeserve.scheduler.modules import ModuleSet
 from treeserve.schemas.importing import Importing, encode_importing_tree
 from treeserve.text_stream import Item, StoppedSample, TextStreams
-from treeserve.token_counts import combined_usage, count_tokens, detokenize, tokenize
+from treeserve.token_counts import (
+    combined_usage,
+    count_importing,
+    count_tokens,
+    detokenize,
+    tokenize,
+)
 from treeserve.types import (
     Chat,
     Delta,
@@ -201,6 +207,10 @@ class TextService:
         """Tokens of a prompt or a tree, and what sharing saves of them; raises as generate()."""
         return count_tokens(self._prompter, prompt)
 
+    def count_importing(self, importing: Importing, tree: PromptTree | None = None) -> TokenCounts:
+        """The same of a prompt that imports modules, or of a tree whose prompts all do."""
+        return count_importing(self._prompter, importing, tree)
+
     async def _tree_stream(
         self, prompts: Sequence[EncodedPrompt], options: RequestOptions, admit: Admit
     ) -> AsyncGenerator[StreamEvent, None]:
@@ -341,7 +351,11 @@ class InPlaceLoop:
                 self._inboxes.pop(encoded.request.request_id, None)
             if not self._inboxes:
                 # Nobody may ever ask for another step.
-                self._route(self._engine.settle()[0])
+                self.settle()
+
+    def settle(self) -> None:
+        """No step is on its way any more: what lies between two steps may be looked at."""
+        self._route(self._engine.settle()[0])
 
     def _take(self, inbox: list[EngineEvent]) -> list[EngineEvent]:
         """What came for a stream, running steps until something did."""

@@ -1,8 +1,10 @@
 """The Python API: a model in this process, driven by whoever reads its results."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 from treeserve.building import build_engine
 from treeserve.config import (
@@ -20,13 +22,15 @@ from treeserve.config import (
     SharingMode,
 )
 from treeserve.engine import Engine
-from treeserve.errors import InvalidRequest
+from treeserve.errors import InvalidRequest, NotPossible
 from treeserve.generation import InPlaceLoop
 from treeserve.pml import CompiledSchema, ModulePrompt, Schema, compile_schema
 from treeserve.prefixes.fingerprint import Fingerprint, make_fingerprint
+from treeserve.prefixes.schema_file import SchemaFiles
 from treeserve.prompt import EncodedPrompt, Prompter
-from treeserve.scheduler.modules import ModuleSet
+from treeserve.scheduler.modules import Module, ModuleSet
 from treeserve.schemas.importing import ImportedPrompt, as_imported
+from treeserve.schemas.warming import encoding_prompts
 from treeserve.text_stream import Item
 from treeserve.types import (
     Chat,
@@ -241,9 +245,45 @@ class LLM:
             modules=[prompt.modules for prompt in imported],
         )
 
+    def save_schema(self, schema: Schema, file: str | os.PathLike[str]) -> CompiledSchema:
+        """Write a schema and its modules with their KV to a file, encoding what is missing.
+
+        Raises:
+            PmlError: It is not sound, or has no room in the model.
+            InvalidRequest: A module does not fit into the pool.
+            NotPossible: It has no modules, the file cannot be written, or the model is spread over
+                several processes.
+        """
+
+        def encode(compiled: CompiledSchema, module: Module) -> None:
+            for _ in self._loop.stream(encoding_prompts(self.prompter, compiled, [module], "")):
+                pass
+
+        return self._schema_files().save(schema, Path(file), encode)
+
+    def restore_schema(self, file: str | os.PathLike[str]) -> CompiledSchema:
+        """A saved schema, by a server or by save_schema(); its modules need no encoding now.
+
+        Raises:
+            Damaged: The file is not what was written.
+            NotPossible: It is another model's, tokenizer's, dtype's or version's; says in what.
+            NoRoom: Its modules do not fit into the pool.
+        """
+        return self._schema_files().restore(Path(file))
+
     def sharing(self) -> Sharing:
         """What sharing saved since the model was loaded."""
         return self.engine.sharing
+
+    def _schema_files(self) -> SchemaFiles:
+        built = self._built
+        if built.leader is not None:
+            raise NotPossible("tensor_parallel: this process has the KV of some heads only")
+        size = built.model.vocabulary_size
+        self._loop.settle()
+        return SchemaFiles(
+            self.engine, built.kv_cache, self._fingerprint, size, self.compile_schema
+        )
 
     def _encode(
         self,

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from treeserve.prompt import Prompter, walk_tree
 from treeserve.request_checks import check_text, check_token_ids
-from treeserve.types import Chat, Prompt, PromptTree, TokenCounts, Usage
+from treeserve.schemas.importing import Importing, encode_importing_tree
+from treeserve.types import Chat, Prompt, PromptTree, RequestOptions, TokenCounts, Usage
 
 
 def tokenize(prompter: Prompter, prompt: str | Chat, *, special_tokens: bool) -> tuple[int, ...]:
@@ -34,6 +35,28 @@ def count_tokens(prompter: Prompter, prompt: Prompt | PromptTree) -> TokenCounts
     flat = sum(node.num_samples * len(prompts[node.path]) for node in nodes)
     lengths = {path: len(token_ids) for path, token_ids in prompts.items()}
     return TokenCounts(count_distinct(prompts.values()), flat, lengths)
+
+
+def count_importing(
+    prompter: Prompter, importing: Importing, tree: PromptTree | None
+) -> TokenCounts:
+    """As TextService.count_importing."""
+    if tree is None:
+        own = importing.imported()
+        num_modules = 0 if own.modules is None else own.modules.num_tokens
+        length = len(own.token_ids) + num_modules
+        return TokenCounts(length, length, {(): length}, num_modules)
+    prompts = encode_importing_tree(prompter, tree, importing, RequestOptions())
+    requests = [prompt.request for prompt in prompts]
+    # All prompts of a tree import the same modules, or none does.
+    modules = requests[0].modules
+    num_modules = 0 if modules is None else modules.num_tokens
+    lengths = [num_modules + len(request.prompt_token_ids) for request in requests]
+    flat = sum(r.params.n * length for r, length in zip(requests, lengths, strict=True))
+    distinct = count_distinct(request.prompt_token_ids for request in requests)
+    paths = (prompt.path for prompt in prompts)
+    by_path = dict(zip(paths, lengths, strict=True))
+    return TokenCounts(num_modules + distinct, flat, by_path, num_modules)
 
 
 def count_distinct(prompts: Iterable[Sequence[int]]) -> int:

@@ -267,6 +267,8 @@ class TokenCounts:
     """Every sample's prompt counted by itself; sharing saves the difference."""
     num_prompt_tokens: dict[tuple[int, ...], int]
     """Of each prompt, by its path."""
+    num_module_tokens: int = 0
+    """Of num_tokens, those of imported modules, which are approximate."""
 
 
 @dataclass(frozen=True, slots=True)

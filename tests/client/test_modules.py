@@ -69,3 +69,31 @@ async def test_what_does_not_fit_the_message_or_the_schema_is_told(both):
     turns = ImportingPrompt(ModuleFields("s", messages=(Message("user", "go"),)))
     with pytest.raises(RemoteError, match="has no turns"):
         await both.same(lambda client: client.generate(turns, PARAMS).collect())
+
+
+async def test_prompts_of_modules_are_counted_and_trees_of_them(both):
+    await both.same(lambda client: client.modules.put(SCHEMA))
+    for asked in (ImportingPrompt(PROMPT), ImportingPrompt(FIELDS)):
+        for counts in await both.same(lambda c, a=asked: c.count_tokens(a)):
+            assert (counts.num_tokens, counts.num_module_tokens) == (2 + 4 + 1 + 2, 6)
+    tree = PromptTree("go", branches=(PromptTree(" on"), PromptTree(" back")))
+    modules = ImportingPrompt(ModuleFields("s", (ModuleImport("m", {"p": "q"}),)))
+    for counts in await both.same(lambda c: c.count_tokens(tree, modules=modules)):
+        assert counts.num_module_tokens == 6
+        assert counts.num_tokens == 6 + 1 + len("go ") + len("onback")
+
+
+async def test_schemas_are_saved_listed_restored_and_deleted(both):
+    await both.same(lambda client: client.modules.put(SCHEMA))
+    for saved in await both.same(lambda client: client.modules.save("s", overwrite=True)):
+        assert (saved.name, saved.num_tokens) == ("s", 6)
+        assert saved.num_encoded_tokens in (0, 6)
+    for listed in await both.same(lambda client: client.modules.list_saved()):
+        assert [entry.name for entry in listed.schemas] == ["s"]
+        assert listed.num_bytes_left > 0
+    for restored in await both.same(lambda client: client.modules.restore("s")):
+        assert (restored.schema.name, restored.num_tokens) == ("s", 6)
+        assert restored.num_restored_tokens == 0
+    names = iter(["s"])
+    with pytest.raises(RemoteError, match="NOT_FOUND"):
+        await both.same(lambda client: client.modules.delete_saved(next(names, "none")))

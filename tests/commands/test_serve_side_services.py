@@ -15,6 +15,10 @@ from treeserve.commands.main import main
 from treeserve.pb import (
     admin_pb2,
     admin_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    module_pb2,
+    module_pb2_grpc,
     prefix_pb2,
     prefix_pb2_grpc,
     tree_pb2,
@@ -23,6 +27,7 @@ from treeserve.pb import (
 
 ROOT = Path(__file__).parents[2]
 ANY = "127.0.0.1:0"
+SCHEMA = '<schema name="sum">Programs.<module name="read">Read numbers.</module></schema>'
 TEXT = "Read some numbers and print their sum. "
 
 
@@ -52,13 +57,17 @@ def serving(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_prefix_outlives_the_process_that_saved_it(tmp_path):
+def test_a_prefix_and_a_schema_outlive_the_process_that_saved_them(tmp_path):
     prefix = prefix_pb2.Prefix(text=TEXT)
     with serving(tmp_path) as (address, admin_address):
         with grpc.insecure_channel(address) as channel:
             stub = prefix_pb2_grpc.PrefixServiceStub(channel)
             saved = stub.Save(prefix_pb2.SaveRequest(name="trunk", prefix=prefix))
             assert saved.computed_tokens > 0
+            modules = module_pb2_grpc.ModuleServiceStub(channel)
+            modules.PutSchema(module_pb2.PutSchemaRequest(pml=SCHEMA))
+            schema = modules.SaveSchema(module_pb2.SaveSchemaRequest(name="sum"))
+            assert schema.encoded_tokens == schema.tokens > 0
         with grpc.insecure_channel(admin_address) as channel:
             admin = admin_pb2_grpc.AdminServiceStub(channel)
             status = admin.GetStatus(admin_pb2.GetStatusRequest())
@@ -72,6 +81,14 @@ def test_a_prefix_outlives_the_process_that_saved_it(tmp_path):
         assert warmed.computed_tokens <= 1
         tree = tree_pb2_grpc.TreeServiceStub(channel).GetTree(tree_pb2.GetTreeRequest()).tree
         assert sum(len(node.token_ids) for node in tree.nodes) == restored.tokens
+        modules = module_pb2_grpc.ModuleServiceStub(channel)
+        back = modules.RestoreSchema(module_pb2.RestoreSchemaRequest(name="sum"))
+        assert back.restored_tokens == back.tokens == schema.tokens
+        prompt = generation_pb2.ModulePrompt(pml='<prompt schema="sum"><read/>Then</prompt>')
+        generation = generation_pb2_grpc.GenerationServiceStub(channel)
+        answer = list(generation.Generate(generation_pb2.GenerateRequest(modules=prompt)))
+        assert answer[-1].usage.module_tokens > 0
+        assert answer[-1].usage.encoded_tokens == 0
 
 
 @pytest.mark.parametrize(

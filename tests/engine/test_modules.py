@@ -12,6 +12,7 @@ from treeserve.scheduler.modules import Module, ModuleSet
 from treeserve.scheduler.tree.imports import find_module
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True, logprobs=1)
+SHORT = SamplingParams(n=2, seed=4, max_tokens=4, ignore_eos=True)
 SAMPLED = SamplingParams(n=3, seed=4, max_tokens=12, ignore_eos=True)
 ROTARY_FAMILIES = ["llama", "qwen3", "gpt_neox", "cohere", "stablelm", "smollm3", "olmo"]
 
@@ -120,6 +121,38 @@ def test_a_module_has_the_same_bits_whenever_and_beside_whomever_it_is_encoded(c
         for before, again in zip(kv_of(alone, LONG), kv_of(busy, LONG), strict=True):
             assert torch.equal(before, again)
         assert busy.engine.scheduler.clear_cache() > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_prompts_read_the_bits_of_modules_encoded_alone_whatever_is_evicted(
+    checkpoint_of, seed
+):
+    """KV of every layer, slot by slot, after each of some random batches in scarce memory."""
+    random = np.random.default_rng(seed)
+    starts = np.sort(random.choice(np.arange(0, 400, 80), 5, replace=False)).tolist()
+    schema = [module(f"{seed}-{i}", int(random.integers(1, 70)), s) for i, s in enumerate(starts)]
+    alone = {}
+    for each in schema:
+        llm = make(checkpoint_of)
+        alone[each.key] = (drawn(llm, imports(each)), kv_of(llm, each))
+    busy = make(checkpoint_of, num_pages=56, overlap=("off", "on")[seed], reserve=0.0)
+    tree, _ = busy.engine.scheduler.insides()
+    num_compared = 0
+    for _ in range(8):
+        picks = [np.sort(random.choice(5, random.integers(1, 4), replace=False)) for _ in "abc"]
+        sets = [imports(*(schema[pick] for pick in chosen)) for chosen in picks]
+        owns = [random.integers(1, 257, random.integers(1, 9)).tolist() for _ in picks]
+        busy.generate(owns, SHORT, modules=sets)
+        for each in schema:
+            if find_module(tree, each, "") is not None:
+                for before, now in zip(alone[each.key][1], kv_of(busy, each), strict=True):
+                    assert torch.equal(before, now)
+                num_compared += 1
+        busy.engine.scheduler.check()
+    assert num_compared >= 10
+    assert sum(busy.engine.scheduler.counts().evicted_tokens.values()) > 100
+    for each in schema:
+        assert drawn(busy, imports(each)) == alone[each.key][0]
 
 
 def test_b_then_b_and_c_then_c_reads_each_ones_own_kv(checkpoint_of):

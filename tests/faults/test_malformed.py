@@ -33,7 +33,7 @@ REFUSALS = {
     CODE.UNIMPLEMENTED,
     CODE.RESOURCE_EXHAUSTED,
 }
-TAKING_AWAY = ("DeleteSaved", "DeleteSchema", "Release")
+TAKING_AWAY = ("DeleteSaved", "DeleteSavedSchema", "DeleteSchema", "Release")
 QUIET = sorted(METHODS.keys() - {"Drain", "Calibrate"}, key=lambda method: method in TAKING_AWAY)
 """Methods that leave the server to those who come after them; last, what takes things away."""
 

@@ -1,9 +1,11 @@
 """Engines that compute other KV have other fingerprints, and equal ones equal fingerprints."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from treeserve.building import BuiltEngine, build_engine
 from treeserve.config import EngineOptions
@@ -40,6 +42,20 @@ def test_any_weight_that_changed_all_over_is_noticed(options):
         assert first.differences(fingerprint_of(built).as_metadata()) == ["model"]
         weight.copy_(before)
     assert fingerprint_of(built) == first
+
+
+def test_a_weight_that_is_packed_for_a_cpu_is_noticed_too(options, tmp_path):
+    """Packed weights are in no state_dict; two checkpoints may differ in them alone."""
+    bfloat16 = replace(options, dtype="bfloat16")
+    first = fingerprint_of(build_engine(bfloat16))
+    assert fingerprint_of(build_engine(bfloat16)) == first
+    model = LlamaForCausalLM.from_pretrained(options.model)
+    model.model.layers[0].mlp.down_proj.weight.data += 1
+    folder = tmp_path / "tuned"
+    shutil.copytree(options.model, folder)
+    model.save_pretrained(folder)
+    tuned = fingerprint_of(build_engine(replace(bfloat16, model=str(folder))))
+    assert tuned.differences(first.as_metadata()) == ["model"]
 
 
 def test_another_way_to_rotate_is_another_model(options):

@@ -15,6 +15,7 @@ from kv_on_paper import (
     Update,
     assert_scored,
     complete,
+    contents_of,
     make_device,
     refused,
     request,
@@ -251,6 +252,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.config.reserve == 1 and not counts.tally.num_forked:
             assert counts.preempted_samples == 0
 
+    @invariant()
+    def modules_lie_as_encoded_alone(self):
+        """Slot by slot, whatever came before and was evicted; with overlap, once all is read."""
+        if hasattr(self, "scheduler") and self.overlapped is None:
+            self._assert_modules()
+
     def teardown(self):
         if not hasattr(self, "scheduler"):
             return
@@ -262,6 +269,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for update in updates:
             self._fold_back(update, may_ask_usage=False)
         assert not self.alive
+        self._assert_modules()
         counts = self.scheduler.counts()
         assert counts.used_pages == counts.cached_pages
         self.scheduler.clear_cache()
@@ -290,6 +298,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _fold_all(self, updates):
         for update in updates:
             self._fold_back(update, may_ask_usage=False)
+
+    def _assert_modules(self):
+        tree, _ = self.scheduler.insides()
+        for segment in tree.segments():
+            if segment.is_module and not segment.is_pending:
+                alone = contents_of(segment.tokens.tolist(), segment.layout.positions.tolist())
+                assert [self.device.slots[s].content for s in segment.slots.tolist()] == alone
 
     def _add(self, prompt, **options):
         each = request(f"r{len(self.requests)}", prompt, **options)

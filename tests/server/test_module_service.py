@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from server.side_house import PAGE, error_of, ids, running_house
+from server.trips import PARAMS, PROMPT, asking, drawn, put
 
 from treeserve.config import EngineOptions
 from treeserve.forest import NO_PARENT, read_forest, take_forest
@@ -15,16 +16,6 @@ from treeserve.pb import module_pb2 as pb
 from treeserve.schemas.store import SchemaStore
 
 CODE = grpc.StatusCode
-SCHEMA = """<schema name="trip">You plan trips.
-<module name="plan">Plan <parameter name="days" length="4"/> days.</module>
-<union><module name="oslo">It goes to Oslo.</module><module name="rome">To Rome!</module></union>
-<scaffold name="both" modules="plan oslo"/>
-</schema>"""
-PROMPT = '<prompt schema="trip" max_tokens="5"><plan days="two"/><rome/>Where first?</prompt>'
-PARAMS = generation_pb2.Parameters(
-    sampling=generation_pb2.Sampling(temperature=0),
-    stopping=generation_pb2.Stopping(max_tokens=6, ignore_eos=True),
-)
 
 
 @pytest.fixture(scope="module")
@@ -36,32 +27,6 @@ def options(checkpoint_of) -> EngineOptions:
 async def house(options):
     async with running_house(options) as running:
         yield running
-
-
-async def put(house, pml=SCHEMA, **more):
-    return await house.module.PutSchema(pb.PutSchemaRequest(pml=pml), **more)
-
-
-def asking(pml=PROMPT, *, params=PARAMS, exact=False, fields=None):
-    content = {"pml": pml} if fields is None else {"fields": fields}
-    modules = generation_pb2.ModulePrompt(exact=exact, **content)
-    return generation_pb2.GenerateRequest(modules=modules, params=params)
-
-
-async def drawn(stream) -> SimpleNamespace:
-    """Token ids by (path, sample), and the usages."""
-    found = SimpleNamespace(tokens={}, usages=[], tree_usage=None, request_id=None)
-    async for message in stream:
-        path = tuple(getattr(message, "path", ()))
-        if message.HasField("started"):
-            found.request_id = message.started.request_id
-        for sample in message.samples:
-            found.tokens.setdefault((path, sample.index), []).extend(sample.token_ids)
-        if message.HasField("usage"):
-            found.usages.append(message.usage)
-        if hasattr(message, "tree_usage") and message.HasField("tree_usage"):
-            found.tree_usage = message.tree_usage
-    return found
 
 
 async def test_a_schema_is_put_once_listed_shown_and_deleted(house):
@@ -193,16 +158,33 @@ async def test_warmed_modules_are_not_encoded_again_until_they_are_evicted(house
 
 
 async def test_an_evicted_module_is_encoded_once_for_all_who_wait(house):
+    """Twelve callers with own texts of their own, of whom some import another module too."""
     await put(house)
-    await house.module.WarmSchema(pb.WarmSchemaRequest(name="trip"))
-    before = await house.loop.call(lambda engine: engine.scheduler.clear_cache())
-    assert before > 0
-    streams = [house.generation.Generate(asking()) for _ in range(4)]
-    found = await asyncio.gather(*(drawn(stream) for stream in streams))
-    assert len({str(entry.tokens) for entry in found}) == 1
-    again = await house.module.WarmSchema(pb.WarmSchemaRequest(name="trip", modules=["rome"]))
-    assert again.encoded_tokens == 0
+    warmed = await house.module.WarmSchema(pb.WarmSchemaRequest(name="trip"))
+    texts = [f"Where {number}?" for number in range(12)]
+    prompts = [
+        PROMPT.replace("Where first?", text).replace("<rome/>", "<rome/>" * (index % 3 > 0))
+        for index, text in enumerate(texts)
+    ]
+    alone = [await drawn(house.generation.Generate(asking(prompt))) for prompt in prompts]
+    scaffold = len("Plan  days.It goes to Oslo.")
+    one_of_each = warmed.tokens - scaffold - len("It goes to Oslo.")
+    for _ in range(3):
+        assert await house.loop.call(lambda engine: engine.scheduler.clear_cache()) > 0
+        before = await house.loop.look(num_encoded)
+        streams = [house.generation.Generate(asking(prompt)) for prompt in prompts]
+        found = await asyncio.gather(*(drawn(stream) for stream in streams))
+        assert [entry.tokens for entry in found] == [entry.tokens for entry in alone]
+        assert await house.loop.look(num_encoded) - before == one_of_each
+        for each in found:
+            [usage] = each.usages
+            assert 0 <= usage.encoded_tokens <= usage.module_tokens
     await house.check()
+
+
+def num_encoded(engine) -> int:
+    """Tokens of modules that the engine has computed, for whomever."""
+    return engine.scheduler.counts().tally.encoded_module_tokens
 
 
 async def test_nobody_sees_or_uses_or_deletes_another_tenants_schema(house):

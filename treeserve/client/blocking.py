@@ -222,10 +222,21 @@ class Client:
         return self._connection.unary(call, timeout_seconds)
 
     def count_tokens(
-        self, prompt: Prompt | PromptTree, *, timeout_seconds: float | None = None
+        self,
+        prompt: Prompt | PromptTree | ImportingPrompt,
+        *,
+        modules: ImportingPrompt | None = None,
+        timeout_seconds: float | None = None,
     ) -> TokenCounts:
-        """Tokens of a prompt or a tree, and what sharing saves of them; nothing is generated."""
-        return self._connection.unary(generation_calls.count_tokens(prompt), timeout_seconds)
+        """Tokens of a prompt or a tree, and what sharing saves of them; nothing is generated.
+
+        Args:
+            prompt: As of generate() or generate_tree().
+            modules: What all prompts of a tree import; with a tree alone.
+            timeout_seconds: Of the call; None: the client's.
+        """
+        call = generation_calls.count_tokens(prompt, modules)
+        return self._connection.unary(call, timeout_seconds)
 
     def is_serving(self, *, timeout_seconds: float | None = None) -> bool:
         """Whether the server takes calls: False while it loads or drains. Needs no key.

@@ -4,11 +4,19 @@ from collections.abc import Sequence
 
 from treeserve.client import module_calls
 from treeserve.client.blocking_stream import BlockingConnection
-from treeserve.client.module_calls import PutSchema, SchemaLayout, SchemaSummary, WarmedSchema
+from treeserve.client.module_calls import (
+    PutSchema,
+    RestoredSchema,
+    SavedSchema,
+    SavedSchemas,
+    SchemaLayout,
+    SchemaSummary,
+    WarmedSchema,
+)
 
 
 class Modules:
-    """Schemas of prompt modules: put, listed, shown, deleted, and encoded ahead.
+    """Schemas of prompt modules: put, listed, shown, deleted, encoded ahead, and saved.
 
     Needs the permission "retain". Every method takes the call's timeout in seconds; None is the
     client's. They raise InvalidRequest, and RemoteError for anything else that goes wrong.
@@ -54,3 +62,39 @@ class Modules:
         """
         call = module_calls.warm_schema(name, modules)
         return self._connection.unary(call, timeout_seconds)
+
+    def save(
+        self, name: str, *, overwrite: bool = False, timeout_seconds: float | None = None
+    ) -> SavedSchema:
+        """Write a schema with its encoded modules to the server's disk, encoding what is missing.
+
+        Args:
+            name: Of a schema that is put.
+            overwrite: Replace a saved one of that name; else that is ALREADY_EXISTS.
+            timeout_seconds: Of the call; None: the client's.
+        """
+        call = module_calls.save_schema(name, overwrite)
+        return self._connection.unary(call, timeout_seconds)
+
+    def restore(
+        self, name: str, *, overwrite: bool = False, timeout_seconds: float | None = None
+    ) -> RestoredSchema:
+        """Put a saved schema, and its modules as they were encoded, after a restart too.
+
+        Another model's file is FAILED_PRECONDITION, a damaged one DATA_LOSS: put the schema then.
+
+        Args:
+            name: Of the saved schema.
+            overwrite: Replace another schema of that name; else that is ALREADY_EXISTS.
+            timeout_seconds: Of the call; None: the client's.
+        """
+        call = module_calls.restore_schema(name, overwrite)
+        return self._connection.unary(call, timeout_seconds)
+
+    def list_saved(self, *, timeout_seconds: float | None = None) -> SavedSchemas:
+        """The caller's saved schemas, by name."""
+        return self._connection.unary(module_calls.list_saved_schemas(), timeout_seconds)
+
+    def delete_saved(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Delete a saved schema; if it is put, it stays so."""
+        self._connection.unary(module_calls.delete_saved_schema(name), timeout_seconds)

@@ -17,6 +17,7 @@ from treeserve.client.write import (
     write_tokenize,
 )
 from treeserve.module_prompt import ImportingPrompt
+from treeserve.pb import generation_pb2 as pb
 from treeserve.types import (
     Chat,
     OutputOptions,
@@ -97,9 +98,18 @@ def detokenize(token_ids: Sequence[int], special_tokens: bool) -> Call[str]:
     return Call("generation", "Detokenize", request, lambda response: str(response.text))
 
 
-def count_tokens(prompt: Prompt | PromptTree) -> Call[TokenCounts]:
-    """Tokens of a prompt or a tree."""
-    return Call("generation", "CountTokens", write_count_tokens(prompt), read_counts)
+def count_tokens(
+    prompt: Prompt | PromptTree | ImportingPrompt, modules: ImportingPrompt | None
+) -> Call[TokenCounts]:
+    """Tokens of a prompt or a tree, whose prompts may all import the same modules."""
+    if isinstance(prompt, ImportingPrompt):
+        request = pb.CountTokensRequest()
+        write_importing(request.modules, prompt)
+    else:
+        request = write_count_tokens(prompt)
+    if modules is not None:
+        write_importing(request.tree_modules, modules)
+    return Call("generation", "CountTokens", request, read_counts)
 
 
 def is_serving() -> Call[bool]:

@@ -63,6 +63,39 @@ class WarmedSchema:
     num_cached_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class SavedSchema:
+    """A schema and its modules on the server's disk."""
+
+    name: str
+    num_bytes: int
+    saved_at: float
+    """Seconds since 1970-01-01 UTC."""
+    num_tokens: int | None = None
+    """Of save(): of all modules together."""
+    num_encoded_tokens: int | None = None
+    """Of save(): that had to be encoded for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSchemas:
+    """Saved schemas of the caller's, by name, and what is left for more."""
+
+    schemas: tuple[SavedSchema, ...]
+    num_bytes_left: int
+    """In all namespaces together, for prefixes too."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredSchema:
+    """A schema that is put again, with its modules."""
+
+    schema: SchemaSummary
+    num_tokens: int
+    num_restored_tokens: int
+    """Of these, the ones that the server did not hold."""
+
+
 def put_schema(pml: str, overwrite: bool) -> Call[PutSchema]:
     """Keep a schema; made twice, the second finds it."""
     request = pb.PutSchemaRequest(overwrite=overwrite)
@@ -113,6 +146,52 @@ def warm_schema(name: str, modules: Sequence[str]) -> Call[WarmedSchema]:
     )
 
 
+def save_schema(name: str, overwrite: bool) -> Call[SavedSchema]:
+    """Write a schema to the server's disk; without `overwrite`, the second of two would fail."""
+    request = pb.SaveSchemaRequest(overwrite=overwrite)
+    write_fields(request, name=name)
+    return Call(
+        "module",
+        "SaveSchema",
+        request,
+        lambda response: _read_saved(response.saved, response.tokens, response.encoded_tokens),
+        repeats_lost=overwrite,
+    )
+
+
+def restore_schema(name: str, overwrite: bool) -> Call[RestoredSchema]:
+    """Put a saved schema and its modules; made twice, the second finds them."""
+    request = pb.RestoreSchemaRequest(overwrite=overwrite)
+    write_fields(request, name=name)
+    return Call(
+        "module",
+        "RestoreSchema",
+        request,
+        lambda response: RestoredSchema(
+            _read_summary(response.schema), response.tokens, response.restored_tokens
+        ),
+    )
+
+
+def list_saved_schemas() -> Call[SavedSchemas]:
+    """The caller's saved schemas."""
+    return Call(
+        "module",
+        "ListSavedSchemas",
+        pb.ListSavedSchemasRequest(),
+        lambda response: SavedSchemas(
+            tuple(_read_saved(entry) for entry in response.saved), response.bytes_left
+        ),
+    )
+
+
+def delete_saved_schema(name: str) -> Call[None]:
+    """Delete a saved schema; made twice, the second would find none."""
+    request = pb.DeleteSavedSchemaRequest()
+    write_fields(request, name=name)
+    return Call("module", "DeleteSavedSchema", request, lambda response: None, repeats_lost=False)
+
+
 def write_importing(message: generation_pb2.ModulePrompt, asked: ImportingPrompt) -> None:
     """Fill a message with a prompt.
 
@@ -149,6 +228,14 @@ def _import(entry: ModuleImport) -> generation_pb2.ModuleImport:
 
 def _read_summary(entry: pb.SchemaSummary) -> SchemaSummary:
     return SchemaSummary(entry.name, entry.schema_id, entry.module_tokens, entry.positions)
+
+
+def _read_saved(
+    entry: pb.SavedSchema, num_tokens: int | None = None, num_encoded_tokens: int | None = None
+) -> SavedSchema:
+    return SavedSchema(
+        entry.name, entry.bytes, entry.saved_at_seconds, num_tokens, num_encoded_tokens
+    )
 
 
 def _read_layout(response: pb.ShowSchemaResponse) -> SchemaLayout:

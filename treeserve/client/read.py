@@ -55,6 +55,7 @@ def read_counts(response: pb.CountTokensResponse) -> TokenCounts:
         num_tokens=response.num_tokens,
         num_unshared_tokens=response.num_unshared_tokens,
         num_prompt_tokens={tuple(entry.path): entry.num_tokens for entry in response.prompts},
+        num_module_tokens=response.num_module_tokens,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeserve.commands.options import package_version
-from treeserve.prefixes.folder import DEFAULT_MAX_BYTES, PrefixFolder
+from treeserve.prefixes.folder import DEFAULT_MAX_BYTES, SCHEMAS, PrefixFolder
 from treeserve.server.backstage import Backstage
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class BackstageOptions:
     show_text: bool = False
     """Whether the tree is shown with its token ids."""
     folder: PrefixFolder | None = None
-    """Where prefixes are saved; None: nowhere."""
+    """Where prefixes and schemas are saved; None: nowhere."""
 
 
 def add_backstage_options(group: "argparse._ArgumentGroup") -> None:
@@ -33,11 +33,11 @@ def add_backstage_options(group: "argparse._ArgumentGroup") -> None:
     )  # fmt: skip
     group.add_argument(
         "--prefix-folder", type=Path, metavar="FOLDER",
-        help="where PrefixService saves prefixes with their KV; default: nowhere",
+        help="where prefixes, and schemas of modules, are saved with their KV; default: nowhere",
     )  # fmt: skip
     group.add_argument(
         "--prefix-folder-bytes", type=int, default=DEFAULT_MAX_BYTES, metavar="N",
-        help="of all saved prefixes together, at most; default: %(default)s",
+        help="of all that is saved there, at most; default: %(default)s",
     )  # fmt: skip
 
 
@@ -61,10 +61,15 @@ def make_backstage(
     from treeserve.inspection import Inspection
     from treeserve.prefixes.fingerprint import make_fingerprint
     from treeserve.prefixes.keeper import PrefixKeeper
+    from treeserve.prefixes.schema_keeper import SchemaKeeper
     from treeserve.schemas.store import SchemaStore
     from treeserve.schemas.warming import SchemaWarmer
 
     fingerprint = make_fingerprint(built.model, built.prompter.tokenizer, built.kv_cache)
+    schemas, warmer = (
+        SchemaStore(built.prompter, fingerprint.model),
+        SchemaWarmer(loop, built.prompter),
+    )
     return Backstage(
         Inspection(loop, shows_tokens=options.show_text),
         PrefixKeeper(loop, built.prompter, built.kv_cache, fingerprint, options.folder),
@@ -75,6 +80,15 @@ def make_backstage(
             asdict(EngineOptions(**engine_options)) | {"num_pages": built.num_pages},
             package_version(),
         ),
-        SchemaStore(built.prompter, fingerprint.model),
-        SchemaWarmer(loop, built.prompter),
+        schemas,
+        warmer,
+        SchemaKeeper(
+            loop,
+            schemas,
+            warmer,
+            built.kv_cache,
+            fingerprint,
+            built.model.vocabulary_size,
+            None if options.folder is None else options.folder.of(SCHEMAS),
+        ),
     )

@@ -1,11 +1,14 @@
 """`treeserve bench modules`: prompt modules against full prefill and prefix caching."""
 
 import argparse
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from treeserve.commands.bench_result import (
     add_result_options,
     check_result_options,
+    keep_result,
     read_result,
     resolve_bench_device,
     show_result,
@@ -17,9 +20,12 @@ _DESCRIPTION = """\
 Time to the first token of one prompt whose text is in modules, computed in full, after a cached
 prefix, and with the modules encoded; then many prompts at once that mix modules, against prefix
 caching; then how far the embedded model's answers are from exact ones, with and without a scaffold.
-Weights are random for times. What each side computed is checked before times are shown.
+Weights are random for times. What each side computed is checked before times are shown. The machine
+should do nothing else. With --output, what is measured is kept part by part, and --go-on leaves out
+what is there.
 
   treeserve bench modules --json
+  treeserve bench modules --output modules.json --go-on
   treeserve bench modules --shape tiny --tokens 200,400 --prompts 8 --module-tokens 32
 """
 _SHAPES = ("qwen-0.5b", "tiny", "llama-8b")
@@ -45,7 +51,12 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--shape", choices=_SHAPES, default=_SHAPES[0], help="default: %(default)s")
     add("--tokens", default="1000,3000,5000", metavar="N,N,…", help="default: %(default)s")
     add("--device", default="cpu", help="default: %(default)s")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="default: float32 for the shape tiny, else bfloat16",
+    )
+    add("--go-on", action="store_true", help="keep the parts that --output has of an earlier run")
     for name, default, text in (
         ("own-tokens", 50, "of each prompt"),
         ("rounds", 3, "of each length"),
@@ -80,12 +91,13 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.time_limit is not None:
         raise ConfigError("--time-limit: not for bench modules; give fewer --tokens and --rounds")
     lengths = _lengths(args.tokens)
+    before = _before(args)
     device = resolve_bench_device(args.device, "treeserve bench modules --device cpu")
     import torch
 
     from treeserve.bench.decode.models import make_random_model
     from treeserve.bench.modules.answers import measure_answers
-    from treeserve.bench.modules.suite import ModulesOptions, run_modules
+    from treeserve.bench.modules.suite import ModulesOptions, Watch, run_modules
 
     options = ModulesOptions(
         lengths=lengths,
@@ -96,14 +108,33 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         module_tokens=args.module_tokens,
         imports=args.imports,
     )
-    dtype: torch.dtype = getattr(torch, args.dtype)
+    is_tiny = args.shape == "tiny"
+    dtype: torch.dtype = getattr(torch, args.dtype or ("float32" if is_tiny else "bfloat16"))
     with ProgressLine() as progress:
         answers = None
-        if args.problems:
+        if args.problems and not _has_answers(before, args):
             answers = measure_answers(args.examples, args.problems, progress.start)
         progress.start("making the model")
         model = make_random_model(args.shape, dtype, device)
-        return run_modules(model, options, progress.start) | {"answers": answers}
+        watch = Watch(progress.start, partial(keep_result, args))
+        return run_modules(model, options, answers, watch, before)
+
+
+def _before(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What --output has of an earlier run."""
+    if not args.go_on:
+        return None
+    if args.output is None:
+        raise ConfigError("--go-on: needs --output, the file that is gone on with")
+    return read_result(args.output, "modules", "--go-on") if Path(args.output).exists() else None
+
+
+def _has_answers(before: dict[str, Any] | None, args: argparse.Namespace) -> bool:
+    """Whether those of an earlier run are of as many problems and examples."""
+    found = None if before is None else before["answers"]
+    if found is None:
+        return False
+    return (found["problems"], found["examples"]) == (args.problems, args.examples)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

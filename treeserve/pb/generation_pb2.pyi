@@ -219,26 +219,32 @@ class DetokenizeResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class CountTokensRequest(_message.Message):
-    __slots__ = ("text", "token_ids", "chat", "tree")
+    __slots__ = ("text", "token_ids", "chat", "tree", "modules", "tree_modules")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     TREE_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    TREE_MODULES_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: TokenIds
     chat: Chat
     tree: TreeNode
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tree: _Optional[_Union[TreeNode, _Mapping]] = ...) -> None: ...
+    modules: ModulePrompt
+    tree_modules: ModulePrompt
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tree: _Optional[_Union[TreeNode, _Mapping]] = ..., modules: _Optional[_Union[ModulePrompt, _Mapping]] = ..., tree_modules: _Optional[_Union[ModulePrompt, _Mapping]] = ...) -> None: ...
 
 class CountTokensResponse(_message.Message):
-    __slots__ = ("num_tokens", "num_unshared_tokens", "prompts")
+    __slots__ = ("num_tokens", "num_unshared_tokens", "prompts", "num_module_tokens")
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_UNSHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_MODULE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     num_tokens: int
     num_unshared_tokens: int
     prompts: _containers.RepeatedCompositeFieldContainer[PromptTokens]
-    def __init__(self, num_tokens: _Optional[int] = ..., num_unshared_tokens: _Optional[int] = ..., prompts: _Optional[_Iterable[_Union[PromptTokens, _Mapping]]] = ...) -> None: ...
+    num_module_tokens: int
+    def __init__(self, num_tokens: _Optional[int] = ..., num_unshared_tokens: _Optional[int] = ..., prompts: _Optional[_Iterable[_Union[PromptTokens, _Mapping]]] = ..., num_module_tokens: _Optional[int] = ...) -> None: ...
 
 class PromptTokens(_message.Message):
     __slots__ = ("path", "num_tokens")

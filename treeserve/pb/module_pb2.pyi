@@ -99,3 +99,71 @@ class WarmSchemaResponse(_message.Message):
     encoded_tokens: int
     cached_tokens: int
     def __init__(self, tokens: _Optional[int] = ..., encoded_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+
+class SaveSchemaRequest(_message.Message):
+    __slots__ = ("name", "overwrite")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    overwrite: bool
+    def __init__(self, name: _Optional[str] = ..., overwrite: _Optional[bool] = ...) -> None: ...
+
+class SaveSchemaResponse(_message.Message):
+    __slots__ = ("saved", "tokens", "encoded_tokens")
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    saved: SavedSchema
+    tokens: int
+    encoded_tokens: int
+    def __init__(self, saved: _Optional[_Union[SavedSchema, _Mapping]] = ..., tokens: _Optional[int] = ..., encoded_tokens: _Optional[int] = ...) -> None: ...
+
+class SavedSchema(_message.Message):
+    __slots__ = ("name", "bytes", "saved_at_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SAVED_AT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    bytes: int
+    saved_at_seconds: float
+    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ..., saved_at_seconds: _Optional[float] = ...) -> None: ...
+
+class RestoreSchemaRequest(_message.Message):
+    __slots__ = ("name", "overwrite")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    overwrite: bool
+    def __init__(self, name: _Optional[str] = ..., overwrite: _Optional[bool] = ...) -> None: ...
+
+class RestoreSchemaResponse(_message.Message):
+    __slots__ = ("schema", "tokens", "restored_tokens")
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    schema: SchemaSummary
+    tokens: int
+    restored_tokens: int
+    def __init__(self, schema: _Optional[_Union[SchemaSummary, _Mapping]] = ..., tokens: _Optional[int] = ..., restored_tokens: _Optional[int] = ...) -> None: ...
+
+class ListSavedSchemasRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSavedSchemasResponse(_message.Message):
+    __slots__ = ("saved", "bytes_left")
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    saved: _containers.RepeatedCompositeFieldContainer[SavedSchema]
+    bytes_left: int
+    def __init__(self, saved: _Optional[_Iterable[_Union[SavedSchema, _Mapping]]] = ..., bytes_left: _Optional[int] = ...) -> None: ...
+
+class DeleteSavedSchemaRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteSavedSchemaResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -59,6 +59,26 @@ class ModuleServiceStub:
                 request_serializer=treeserve_dot_pb_dot_module__pb2.WarmSchemaRequest.SerializeToString,
                 response_deserializer=treeserve_dot_pb_dot_module__pb2.WarmSchemaResponse.FromString,
                 _registered_method=True)
+        self.SaveSchema = channel.unary_unary(
+                '/treeserve.v1.ModuleService/SaveSchema',
+                request_serializer=treeserve_dot_pb_dot_module__pb2.SaveSchemaRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_module__pb2.SaveSchemaResponse.FromString,
+                _registered_method=True)
+        self.RestoreSchema = channel.unary_unary(
+                '/treeserve.v1.ModuleService/RestoreSchema',
+                request_serializer=treeserve_dot_pb_dot_module__pb2.RestoreSchemaRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_module__pb2.RestoreSchemaResponse.FromString,
+                _registered_method=True)
+        self.ListSavedSchemas = channel.unary_unary(
+                '/treeserve.v1.ModuleService/ListSavedSchemas',
+                request_serializer=treeserve_dot_pb_dot_module__pb2.ListSavedSchemasRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_module__pb2.ListSavedSchemasResponse.FromString,
+                _registered_method=True)
+        self.DeleteSavedSchema = channel.unary_unary(
+                '/treeserve.v1.ModuleService/DeleteSavedSchema',
+                request_serializer=treeserve_dot_pb_dot_module__pb2.DeleteSavedSchemaRequest.SerializeToString,
+                response_deserializer=treeserve_dot_pb_dot_module__pb2.DeleteSavedSchemaResponse.FromString,
+                _registered_method=True)
 
 
 class ModuleServiceServicer:
@@ -100,6 +120,38 @@ class ModuleServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SaveSchema(self, request, context):
+        """Writes a schema and all its modules with their keys and values to the server's disk, encoding what
+        is missing. The methods from here on need a server that was started with --prefix-folder; else they
+        end with FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSchema(self, request, context):
+        """Puts a saved schema, as PutSchema does, and its modules, bit for bit as they were encoded. A file of
+        another model, tokenizer, dtype or version is refused with FAILED_PRECONDITION, a damaged one with
+        DATA_LOSS, before anything is put: put the schema instead, and its modules are encoded anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSavedSchemas(self, request, context):
+        """The caller's saved schemas, by name. Files are not checked for damage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSavedSchema(self, request, context):
+        """Deletes a saved schema; if it is put, it stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModuleServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +179,26 @@ def add_ModuleServiceServicer_to_server(servicer, server):
                     servicer.WarmSchema,
                     request_deserializer=treeserve_dot_pb_dot_module__pb2.WarmSchemaRequest.FromString,
                     response_serializer=treeserve_dot_pb_dot_module__pb2.WarmSchemaResponse.SerializeToString,
+            ),
+            'SaveSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveSchema,
+                    request_deserializer=treeserve_dot_pb_dot_module__pb2.SaveSchemaRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_module__pb2.SaveSchemaResponse.SerializeToString,
+            ),
+            'RestoreSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreSchema,
+                    request_deserializer=treeserve_dot_pb_dot_module__pb2.RestoreSchemaRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_module__pb2.RestoreSchemaResponse.SerializeToString,
+            ),
+            'ListSavedSchemas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSavedSchemas,
+                    request_deserializer=treeserve_dot_pb_dot_module__pb2.ListSavedSchemasRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_module__pb2.ListSavedSchemasResponse.SerializeToString,
+            ),
+            'DeleteSavedSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSavedSchema,
+                    request_deserializer=treeserve_dot_pb_dot_module__pb2.DeleteSavedSchemaRequest.FromString,
+                    response_serializer=treeserve_dot_pb_dot_module__pb2.DeleteSavedSchemaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -264,6 +336,114 @@ class ModuleService:
             '/treeserve.v1.ModuleService/WarmSchema',
             treeserve_dot_pb_dot_module__pb2.WarmSchemaRequest.SerializeToString,
             treeserve_dot_pb_dot_module__pb2.WarmSchemaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.ModuleService/SaveSchema',
+            treeserve_dot_pb_dot_module__pb2.SaveSchemaRequest.SerializeToString,
+            treeserve_dot_pb_dot_module__pb2.SaveSchemaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.ModuleService/RestoreSchema',
+            treeserve_dot_pb_dot_module__pb2.RestoreSchemaRequest.SerializeToString,
+            treeserve_dot_pb_dot_module__pb2.RestoreSchemaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSavedSchemas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.ModuleService/ListSavedSchemas',
+            treeserve_dot_pb_dot_module__pb2.ListSavedSchemasRequest.SerializeToString,
+            treeserve_dot_pb_dot_module__pb2.ListSavedSchemasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSavedSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treeserve.v1.ModuleService/DeleteSavedSchema',
+            treeserve_dot_pb_dot_module__pb2.DeleteSavedSchemaRequest.SerializeToString,
+            treeserve_dot_pb_dot_module__pb2.DeleteSavedSchemaResponse.FromString,
             options,
             channel_credentials,
             insecure,

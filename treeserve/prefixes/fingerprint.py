@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor, nn
 
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
+from treeserve.packed_linear import PackedLinear
 from treeserve.parallel_model import local_part
 from treeserve.tokenizer import Tokenizer
 
@@ -61,11 +63,23 @@ def _model_digest(model: LoadedModel) -> str:
         if name not in _IRRELEVANT and not name.startswith("_")
     }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.module.state_dict().items()):
+    for name, weight in _weights(model.module):
         weight = local_part(weight)
         digest.update(f"\0{name} {tuple(weight.shape)} {weight.dtype}\0".encode())
         digest.update(_sample_bytes(weight))
     return digest.hexdigest()
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """By name; of packed ones, which are in no state_dict, one plain copy at a time."""
+    plain = module.state_dict()
+    packed = {
+        f"{name}.weight": layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, PackedLinear)
+    }
+    for name in sorted({*plain, *packed}):
+        yield name, packed[name].weight if name in packed else plain[name]
 
 
 def _sample_bytes(weight: torch.Tensor) -> bytes:

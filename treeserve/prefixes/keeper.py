@@ -4,10 +4,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
-import torch
 
 from treeserve.engine import Engine
 from treeserve.engine_messages import EngineRequest, RequestEnded
@@ -21,14 +19,15 @@ from treeserve.errors import (
 )
 from treeserve.kv_cache import KVCache, LayerCache
 from treeserve.loop import EngineLoop
+from treeserve.prefixes.copying import copy_in, copy_out
 from treeserve.prefixes.fingerprint import Fingerprint
 from treeserve.prefixes.folder import PrefixFolder, SavedEntry
+from treeserve.prefixes.in_thread import finish_in_thread
 from treeserve.prefixes.saved_file import MAX_HEADER_BYTES, KVLimits, SavedKV, pack, unpack
 from treeserve.prompt import Prompter
 from treeserve.request_size import RequestSize
 from treeserve.scheduler.request import PromptUsage
-from treeserve.scheduler.step import Int32Array
-from treeserve.scheduler.tree.computed import Inserted, computed_slots, insert_computed
+from treeserve.scheduler.tree.computed import Inserted
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.radix_tree import RadixTree
 from treeserve.scheduler.tree.retention import RetainedPrefix
@@ -40,15 +39,11 @@ from treeserve.types import (
 
 MAX_WEIGHT = 1000.0
 MAX_TTL_SECONDS = 7 * 24 * 3600.0
-_TOKENS_PER_COPY = 512
-"""Read between two steps, so that the streams of others wait for no more than that."""
 _MAX_TRIES = 4
 """Times that something may come between before it is given up."""
 
 Admit = Callable[[RequestSize], AbstractContextManager[object]]
 """Asked before anything reaches the engine, entered while it works. It may raise."""
-
-_ResultT = TypeVar("_ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +196,9 @@ class PrefixKeeper:
             num_bytes = len(request.prompt_token_ids) * self._bytes_per_token + MAX_HEADER_BYTES
             if not overwrite:
                 folder.require_free(namespace, name)
-            await _finish_in_thread(lambda: folder.require_room(namespace, num_bytes))
+            await finish_in_thread(lambda: folder.require_room(namespace, num_bytes))
             layers, num_computed = await self._read(request, admit)
-            entry = await _finish_in_thread(
+            entry = await finish_in_thread(
                 lambda: folder.write(
                     namespace,
                     name,
@@ -226,7 +221,7 @@ class PrefixKeeper:
         folder.check_name(name)
         max_bytes = self._limits.max_tokens * self._bytes_per_token + 2 * MAX_HEADER_BYTES
         async with self._moving:
-            saved = await _finish_in_thread(
+            saved = await finish_in_thread(
                 lambda: unpack(
                     folder.read(namespace, name, max_bytes), self._fingerprint, self._limits
                 )
@@ -288,7 +283,7 @@ class PrefixKeeper:
                 replace(request, request_id=f"{request.request_id}-{number}"), admit
             )
             num_computed += usage.computed_tokens
-            layers = await self._copy_out(prefix)
+            layers = await copy_out(self._loop, self._kv_cache, prefix)
             if layers is not None:
                 return layers, num_computed
         raise NotPossible(
@@ -296,57 +291,20 @@ class PrefixKeeper:
             "memory for what the server does; retain the prefix, or try later"
         )
 
-    async def _copy_out(self, prefix: Prefix) -> list[LayerCache] | None:
-        """Piece by piece; None where a part was evicted meanwhile."""
-        layers = [
-            LayerCache(*(torch.empty(len(prefix), *shape, dtype=self._limits.dtype) for _ in "kv"))
-            for shape in self._limits.layer_shapes
-        ]
-        for start in range(0, len(prefix), _TOKENS_PER_COPY):
-            piece = await self._loop.look(self._reader(prefix, start))
-            if piece is None:
-                return None
-            for whole, part in zip(layers, piece, strict=True):
-                whole.k[start : start + len(part.k)] = part.k
-                whole.v[start : start + len(part.v)] = part.v
-        return layers
-
-    def _reader(self, prefix: Prefix, start: int) -> Callable[[Engine], list[LayerCache] | None]:
-        def read(engine: Engine) -> list[LayerCache] | None:
-            slots = computed_slots(engine.scheduler.insides()[0], prefix)
-            if len(slots) < len(prefix):
-                return None
-            return self._kv_cache.read_slots(slots[start : start + _TOKENS_PER_COPY])
-
-        return read
-
     async def _insert(self, saved: SavedKV, namespace: str) -> Restored:
         prefix = Prefix(saved.tokens, namespace)
+
+        def write(engine: Engine) -> Inserted:
+            return copy_in(engine, self._kv_cache, prefix, saved.layers, "prefix")
+
         for _ in range(_MAX_TRIES):
-            inserted = await self._loop.call(lambda engine: self._write(engine, saved, prefix))
+            inserted = await self._loop.call(write)
             if not inserted.num_pending_end:
                 return Restored(len(prefix), inserted.num_inserted)
             # Somebody is computing the beginning just now: wait for it, then bring the rest.
             started = saved.tokens[: inserted.num_pending_end].tolist()
             await self._compute(await self._request(started, namespace))
         raise NotPossible("requests keep computing this very prefix; it is not needed from disk")
-
-    def _write(self, engine: Engine, saved: SavedKV, prefix: Prefix) -> Inserted:
-        tree, _ = engine.scheduler.insides()
-
-        def write(slots: Int32Array, start: int) -> None:
-            layers = [LayerCache(k[start:], v[start:]) for k, v in saved.layers]
-            self._kv_cache.write_slots(slots, layers)
-
-        inserted = insert_computed(tree, prefix, write)
-        if inserted.num_missing_pages:
-            counts = engine.scheduler.counts()
-            num_left = counts.total_pages - counts.used_pages + counts.cached_pages
-            raise NoRoom(
-                f"the prefix needs {inserted.num_missing_pages} pages of KV, and {num_left} of "
-                f"{counts.total_pages} can be had"
-            )
-        return inserted
 
 
 def _size_of(num_tokens: int, request_id: str = "") -> RequestSize:
@@ -377,13 +335,3 @@ def _retained(tree: RadixTree, records: list[RetainedPrefix]) -> Retained:
 def _check_above_zero(field: str, value: float, most: float) -> None:
     if not 0 < value <= most:
         raise InvalidRequest(field, f"must be above 0 and at most {most:g}, got {value:g}")
-
-
-async def _finish_in_thread(function: Callable[[], _ResultT]) -> _ResultT:
-    """Waits for the function even where the caller is cancelled, since a thread cannot be ended."""
-    running = asyncio.ensure_future(asyncio.to_thread(function))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

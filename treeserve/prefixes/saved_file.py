@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,23 +46,10 @@ class KVLimits:
 
 
 def pack(saved: SavedKV, fingerprint: Fingerprint) -> list[memoryview]:
-    """The content of the file, piece by piece, in the safetensors format.
-
-    Its metadata hold the fingerprint, the positions, and a SHA-256 over all bytes of the file, in
-    which the checksum's own digits count as zeros. It guards against damage, not against somebody
-    who can write to the folder.
-    """
+    """The content of the file, piece by piece, as `seal` writes it, with its positions."""
     tensors: dict[str, Tensor] = {"tokens": torch.from_numpy(saved.tokens.copy())}
-    for index, layer in enumerate(saved.layers):
-        tensors[f"layer.{index}.k"], tensors[f"layer.{index}.v"] = layer
-    metadata = fingerprint.as_metadata() | {
-        "positions": f"0:{len(saved.tokens)}",
-        "checksum": _NO_CHECKSUM,
-    }
-    data = save(tensors, metadata)
-    place, view = _find_checksum(data), memoryview(data)
-    checksum = memoryview(_checksum(data, place).encode())
-    return [view[: place.start(1)], checksum, view[place.end(1) :]]
+    metadata = {"positions": f"0:{len(saved.tokens)}"}
+    return seal(tensors | name_layers(saved.layers), fingerprint, metadata)
 
 
 def unpack(data: bytes, fingerprint: Fingerprint, limits: KVLimits) -> SavedKV:
@@ -71,37 +59,96 @@ def unpack(data: bytes, fingerprint: Fingerprint, limits: KVLimits) -> SavedKV:
         Damaged: It is not what was written, or no saved prefix at all.
         NotPossible: It is another engine's; says in what.
     """
-    place = _find_checksum(data)
-    if not hmac.compare_digest(_checksum(data, place).encode(), place.group(1)):
-        raise Damaged("the saved prefix is damaged: its checksum is not that of its content")
-    metadata = _read_metadata(data)
-    differences = fingerprint.differences(metadata)
-    if differences:
-        raise NotPossible(
-            f"the saved prefix does not fit this server: its {', '.join(differences)} "
-            f"{'differs' if len(differences) == 1 else 'differ'}"
-        )
-    try:
-        tensors = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Damaged(f"the saved prefix is damaged: {error}") from None
+    tensors, metadata = unseal(data, fingerprint, "prefix")
     tokens = _take_tokens(tensors, limits)
     if metadata.get("positions") != f"0:{len(tokens)}":
         raise NotPossible(
             f"the saved prefix is for positions {metadata.get('positions')}, not for those of a "
             f"prefix of {len(tokens)} tokens"
         )
-    return SavedKV(tokens, _take_layers(tensors, limits, len(tokens)))
+    return SavedKV(tokens, take_layers(tensors, limits, len(tokens), "prefix"))
 
 
-def _find_checksum(data: bytes | bytearray) -> "re.Match[bytes]":
+def seal(
+    tensors: dict[str, Tensor], fingerprint: Fingerprint, metadata: Mapping[str, str]
+) -> list[memoryview]:
+    """Tensors in the safetensors format, piece by piece.
+
+    Its metadata hold the fingerprint, what is given, and a SHA-256 over all bytes of the file, in
+    which the checksum's own digits count as zeros. It guards against damage, not against somebody
+    who can write to the folder.
+    """
+    data = save(tensors, {**fingerprint.as_metadata(), **metadata, "checksum": _NO_CHECKSUM})
+    place, view = _find_checksum(data, "file"), memoryview(data)
+    checksum = memoryview(_checksum(data, place).encode())
+    return [view[: place.start(1)], checksum, view[place.end(1) :]]
+
+
+def unseal(
+    data: bytes, fingerprint: Fingerprint, what: str
+) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The tensors and metadata of a file, if it is whole and this engine's.
+
+    Args:
+        data: All of the file.
+        fingerprint: Of this engine.
+        what: Was saved, for errors.
+
+    Raises:
+        Damaged: It is not what was written.
+        NotPossible: It is another engine's; says in what.
+    """
+    place = _find_checksum(data, what)
+    if not hmac.compare_digest(_checksum(data, place).encode(), place.group(1)):
+        raise Damaged(f"the saved {what} is damaged: its checksum is not that of its content")
+    metadata = _read_metadata(data, what)
+    differences = fingerprint.differences(metadata)
+    if differences:
+        raise NotPossible(
+            f"the saved {what} does not fit this server: its {', '.join(differences)} "
+            f"{'differs' if len(differences) == 1 else 'differ'}"
+        )
+    try:
+        return load(data), metadata
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Damaged(f"the saved {what} is damaged: {error}") from None
+
+
+def name_layers(layers: Sequence[LayerCache]) -> dict[str, Tensor]:
+    """Keys and values by the names that they have in a file."""
+    tensors: dict[str, Tensor] = {}
+    for index, layer in enumerate(layers):
+        tensors[f"layer.{index}.k"], tensors[f"layer.{index}.v"] = layer
+    return tensors
+
+
+def take_layers(
+    tensors: dict[str, Tensor], limits: KVLimits, num_tokens: int, what: str
+) -> list[LayerCache]:
+    """The keys and values of so many tokens; raises Damaged where they are none of this engine."""
+    names = {f"layer.{i}.{part}" for i in range(len(limits.layer_shapes)) for part in "kv"}
+    if tensors.keys() != names:
+        raise Damaged(f"the saved {what} is damaged: a layer is missing, or one too many")
+    layers = []
+    for index, shape in enumerate(limits.layer_shapes):
+        layer = LayerCache(tensors[f"layer.{index}.k"], tensors[f"layer.{index}.v"])
+        for tensor in layer:
+            if tensor.shape != (num_tokens, *shape) or tensor.dtype != limits.dtype:
+                raise Damaged(f"the saved {what} is damaged: layer {index} has another shape")
+            if not bool(torch.isfinite(tensor).all()):
+                raise Damaged(f"the saved {what} is damaged: layer {index} is not all numbers")
+        layers.append(layer)
+    return layers
+
+
+def _find_checksum(data: bytes | bytearray, what: str = "prefix") -> "re.Match[bytes]":
     """Where the header says what the checksum is, in the one place where it may."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) < _LENGTH_BYTES or length > min(MAX_HEADER_BYTES, len(data) - _LENGTH_BYTES):
-        raise Damaged("the saved prefix is damaged: it ends before its header does")
+        raise Damaged(f"the saved {what} is damaged: it ends before its header does")
     found = list(_CHECKSUM.finditer(data, _LENGTH_BYTES, _LENGTH_BYTES + length))
     if len(found) != 1:
-        raise Damaged("the saved prefix is damaged, or no saved prefix: it has no checksum")
+        raise Damaged(f"the saved {what} is damaged, or no saved {what}: it has no checksum")
     return found[0]
 
 
@@ -113,14 +160,14 @@ def _checksum(data: bytes | bytearray, place: "re.Match[bytes]") -> str:
     return digest.hexdigest()
 
 
-def _read_metadata(data: bytes) -> dict[str, Any]:
+def _read_metadata(data: bytes, what: str) -> dict[str, Any]:
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     try:
         metadata = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])["__metadata__"]
     except (ValueError, KeyError, TypeError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
-        raise Damaged("the saved prefix is damaged: its header cannot be read")
+        raise Damaged(f"the saved {what} is damaged: its header cannot be read")
     return metadata
 
 
@@ -136,19 +183,3 @@ def _take_tokens(tensors: dict[str, Tensor], limits: KVLimits) -> Int32Array:
     if ids.min() < 0 or ids.max() >= limits.vocabulary_size:
         raise Damaged("the saved prefix is damaged: a token is outside the vocabulary")
     return ids
-
-
-def _take_layers(tensors: dict[str, Tensor], limits: KVLimits, num_tokens: int) -> list[LayerCache]:
-    names = {f"layer.{i}.{part}" for i in range(len(limits.layer_shapes)) for part in "kv"}
-    if tensors.keys() != names:
-        raise Damaged("the saved prefix is damaged: a layer is missing, or one too many")
-    layers = []
-    for index, shape in enumerate(limits.layer_shapes):
-        layer = LayerCache(tensors[f"layer.{index}.k"], tensors[f"layer.{index}.v"])
-        for tensor in layer:
-            if tensor.shape != (num_tokens, *shape) or tensor.dtype != limits.dtype:
-                raise Damaged(f"the saved prefix is damaged: layer {index} has another shape")
-            if not bool(torch.isfinite(tensor).all()):
-                raise Damaged(f"the saved prefix is damaged: layer {index} is not all numbers")
-        layers.append(layer)
-    return layers

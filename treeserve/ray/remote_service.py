@@ -163,6 +163,11 @@ class RemoteTextService:
     def count_tokens(self, prompt: Prompt | PromptTree) -> TokenCounts:
         return count_tokens(self._prompter, prompt)
 
+    def count_importing(
+        self, importing: "Importing", tree: PromptTree | None = None
+    ) -> TokenCounts:
+        raise NotPossible(_NO_MODULES)
+
     def _call(
         self, asked: Generate | GenerateTree | Fork, options: RequestOptions, routed: RoutedRequest
     ) -> StreamCall:

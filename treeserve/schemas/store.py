@@ -27,6 +27,7 @@ class PutSchema:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
     schema: CompiledSchema
+    pml: str
     num_bytes: int
 
 
@@ -64,11 +65,17 @@ class SchemaStore:
             AlreadyExists: The tenant has another of that name, which is not to be replaced.
             NoRoom: The tenant has as much as it may.
         """
+        compiled = self.compile(pml)
+        with self._lock:
+            return self._put(tenant, _Kept(compiled, pml, len(pml.encode())), overwrite=overwrite)
+
+    def compile(self, pml: str) -> CompiledSchema:
+        """A schema for the model; keeps nothing. Raises InvalidRequest and NotPossible as put()."""
         self._require_modules()
         if not pml:
             raise InvalidRequest("pml", "must be given, a <schema>")
         try:
-            compiled = compile_schema(
+            return compile_schema(
                 parse_schema(pml),
                 self._prompter.tokenizer,
                 model_fingerprint=self._model_fingerprint,
@@ -76,8 +83,6 @@ class SchemaStore:
             )
         except PmlError as error:
             raise as_invalid(error, "pml") from None
-        with self._lock:
-            return self._put(tenant, compiled, len(pml.encode()), overwrite=overwrite)
 
     def schemas(self, tenant: str) -> list[CompiledSchema]:
         """The tenant's, by name."""
@@ -87,13 +92,12 @@ class SchemaStore:
 
     def find(self, tenant: str, name: str) -> CompiledSchema:
         """Raises InvalidRequest without a name, NotFound where the tenant has none of it."""
-        if not name:
-            raise InvalidRequest("name", "must be given")
-        with self._lock:
-            kept = self._kept.get(tenant, {}).get(name)
-        if kept is None:
-            raise NotFound(f"no schema has the name {name!r}; put it first")
-        return kept.schema
+        return self._find(tenant, name).schema
+
+    def find_both(self, tenant: str, name: str) -> tuple[CompiledSchema, str]:
+        """The same schema, and its PML as it was put; raises as find()."""
+        kept = self._find(tenant, name)
+        return kept.schema, kept.pml
 
     def delete(self, tenant: str, name: str) -> None:
         """Raises as find()."""
@@ -127,10 +131,17 @@ class SchemaStore:
         if reason is not None:
             raise NotPossible(f"modules: {reason}")
 
-    def _put(
-        self, tenant: str, compiled: CompiledSchema, num_bytes: int, *, overwrite: bool
-    ) -> PutSchema:
-        kept = self._kept.get(tenant, {})
+    def _find(self, tenant: str, name: str) -> _Kept:
+        if not name:
+            raise InvalidRequest("name", "must be given")
+        with self._lock:
+            kept = self._kept.get(tenant, {}).get(name)
+        if kept is None:
+            raise NotFound(f"no schema has the name {name!r}; put it first")
+        return kept
+
+    def _put(self, tenant: str, new: _Kept, *, overwrite: bool) -> PutSchema:
+        compiled, kept = new.schema, self._kept.get(tenant, {})
         same = kept.get(compiled.name)
         if same is not None and same.schema.schema_id == compiled.schema_id:
             return PutSchema(same.schema, existed=True)
@@ -142,7 +153,9 @@ class SchemaStore:
         if len(others) >= self._max_schemas:
             raise NoRoom(f"{len(others)} schemas are kept, which is the most: delete one")
         num_left = self._max_bytes - sum(entry.num_bytes for entry in others)
-        if num_bytes > num_left:
-            raise NoRoom(f"the schema has {num_bytes} bytes, and {num_left} are left: delete some")
-        self._kept.setdefault(tenant, {})[compiled.name] = _Kept(compiled, num_bytes)
+        if new.num_bytes > num_left:
+            raise NoRoom(
+                f"the schema has {new.num_bytes} bytes, and {num_left} are left: delete some"
+            )
+        self._kept.setdefault(tenant, {})[compiled.name] = new
         return PutSchema(compiled, existed=False)

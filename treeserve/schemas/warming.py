@@ -66,33 +66,31 @@ class SchemaWarmer:
             InvalidRequest: Names an unknown one.
             EngineStopped: The engine has stopped.
         """
-        chosen = _chosen(schema, names)
-        if not chosen:
+        return await self.encode(schema, _chosen(schema, names), namespace, admit)
+
+    async def encode(
+        self,
+        schema: CompiledSchema,
+        modules: Sequence[Module],
+        namespace: str,
+        admit: Admit = nullcontext,
+    ) -> Warmed:
+        """As warm(), for modules of the schema themselves."""
+        if not modules:
             return Warmed(0, 0)
-        prompts = await asyncio.to_thread(self._prompts, schema, chosen, namespace)
-        num_tokens = sum(len(module) for module in chosen)
+        prompts = await asyncio.to_thread(
+            encoding_prompts, self._prompter, schema, modules, namespace
+        )
+        num_tokens = sum(map(len, modules))
         size = RequestSize((((), num_tokens),), prompts[0].request.request_id)
         with admit(size):
             # One after the other: each needs its own room alone.
             encoded = [await self._run(prompt) for prompt in prompts]
         return Warmed(num_tokens, sum(encoded))
 
-    def _prompts(
-        self, schema: CompiledSchema, modules: Sequence[Module], namespace: str
-    ) -> list[EncodedPrompt]:
-        """One draw after each, of which nothing is kept but a token of its own."""
-        options = RequestOptions(namespace=namespace, tenant=namespace)
-        nothing = np.empty(0, dtype=np.int32)
-        encoded = []
-        for module in modules:
-            own = (int(module.token_ids[-1]),)
-            imported = ModuleSet((module,), nothing, schema.base_position)
-            encoded.append(self._prompter.encode(own, _ONE_DRAW, options=options, modules=imported))
-        return encoded
-
     async def _run(self, prompt: EncodedPrompt) -> int:
         """The number of tokens that were encoded meanwhile."""
-        request = replace(prompt.request, rules=None)
+        request = prompt.request
         ended: RequestEnded | None = None
         stream = await self._loop.submit([request])
         try:
@@ -106,6 +104,26 @@ class SchemaWarmer:
                 raise EngineStopped(ended.error or "the engine has stopped")
             raise RuntimeError(f"a module could not be encoded: {ended.error}")
         return ended.usage.encoded_tokens
+
+
+def encoding_prompts(
+    prompter: Prompter, schema: CompiledSchema, modules: Sequence[Module], namespace: str
+) -> list[EncodedPrompt]:
+    """A prompt for each module, with one draw after it, of which nothing is kept but a token."""
+    options = RequestOptions(namespace=namespace, tenant=namespace)
+    nothing = np.empty(0, dtype=np.int32)
+    encoded = []
+    for module in modules:
+        own = (int(module.token_ids[-1]),)
+        imported = ModuleSet((module,), nothing, schema.base_position)
+        prompt = prompter.encode(own, _ONE_DRAW, options=options, modules=imported)
+        encoded.append(replace(prompt, request=replace(prompt.request, rules=None)))
+    return encoded
+
+
+def all_modules(schema: CompiledSchema) -> list[Module]:
+    """What a schema may have encoded, each once: scaffolds, modules, and its own text."""
+    return _chosen(schema, ())
 
 
 def _chosen(schema: CompiledSchema, names: Sequence[str]) -> list[Module]:

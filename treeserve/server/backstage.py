@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from treeserve.administration import Administration
     from treeserve.inspection import Inspection
     from treeserve.prefixes.keeper import PrefixKeeper
+    from treeserve.prefixes.schema_keeper import SchemaKeeper
     from treeserve.schemas.store import SchemaStore
     from treeserve.schemas.warming import SchemaWarmer
 
@@ -20,3 +21,4 @@ class Backstage:
     administration: "Administration"
     schemas: "SchemaStore"
     warmer: "SchemaWarmer"
+    schema_keeper: "SchemaKeeper"

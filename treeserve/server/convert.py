@@ -184,12 +184,23 @@ def read_detokenize(data: bytes) -> DetokenizeCall:
     return DetokenizeCall(tuple(request.token_ids), request.special_tokens)
 
 
-def read_count_tokens(data: bytes) -> Prompt | PromptTree:
-    """What a serialised CountTokensRequest asks to count; raises as read_generate_tree()."""
+def read_count_tokens(data: bytes) -> Prompt | PromptTree | ImportingPrompt | TreeCall:
+    """What a serialised CountTokensRequest asks to count; raises as read_generate_tree().
+
+    A TreeCall is a tree whose prompts import modules.
+    """
     request = parse(pb.CountTokensRequest, data)
-    if request.WhichOneof("prompt") == "tree":
-        return _read_node(request.tree, "tree", 0)
-    return _read_prompt(request, "as text, token_ids, chat or tree")
+    kind = request.WhichOneof("prompt")
+    if kind == "tree":
+        tree = _read_node(request.tree, "tree", 0)
+        if not request.HasField("tree_modules"):
+            return tree
+        return TreeCall(tree, RequestOptions(), read_importing(request.tree_modules))
+    if request.HasField("tree_modules"):
+        raise InvalidRequest("tree_modules", "must be given with a tree alone")
+    if kind == "modules":
+        return read_importing(request.modules)
+    return _read_prompt(request, "as text, token_ids, chat, tree or modules")
 
 
 def proto_path(field: str) -> str:

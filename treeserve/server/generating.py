@@ -17,7 +17,7 @@ from treeserve.server.convert import ForkCall, GenerateCall, TreeCall
 from treeserve.server.doors import Call, Doors
 from treeserve.server.identity import Permission
 from treeserve.server.measure import measured
-from treeserve.types import Prompt, PromptTree, RequestOptions, StreamEvent
+from treeserve.types import Prompt, PromptTree, RequestOptions, StreamEvent, TokenCounts
 
 if TYPE_CHECKING:
     from treeserve.schemas.store import SchemaStore
@@ -100,6 +100,19 @@ class Generating:
         stream = await self.tokenise(partial(self._start, known, self.ready(), read))
         call = known.call
         return measured(stream, self._metrics, also=call.see, tenant=call.tenant)
+
+    def count(
+        self, call: Call, asked: Prompt | PromptTree | ImportingPrompt | TreeCall
+    ) -> TokenCounts:
+        """Tokens of what would be generated from; to be called in the tokenising thread."""
+        service = self.ready()
+        if isinstance(asked, ImportingPrompt):
+            return service.count_importing(self._schemas().importing(call.tenant, asked))
+        if isinstance(asked, TreeCall):
+            assert asked.modules is not None
+            importing = self._schemas().importing(call.tenant, asked.modules)
+            return service.count_importing(importing, asked.tree)
+        return service.count_tokens(asked)
 
     def hold_seconds(self) -> float:
         """Between two messages of a stream; alone it hardly waits."""

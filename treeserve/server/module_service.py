@@ -1,4 +1,4 @@
-"""The methods of ModuleService: schemas put, listed, shown, deleted and warmed."""
+"""The methods of ModuleService: schemas put, listed, shown, deleted, warmed, saved and restored."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from treeserve.server.wire import parse
 
 if TYPE_CHECKING:
     from treeserve.pml import CompiledSchema
+    from treeserve.prefixes.folder import SavedEntry
     from treeserve.scheduler.modules import Module
     from treeserve.server.backstage import Backstage
 
@@ -42,6 +43,10 @@ class ModuleService:
         self._methods.look("ShowSchema", Permission.RETAIN, self._show)
         self._methods.look("DeleteSchema", Permission.RETAIN, self._delete)
         self._methods.work("WarmSchema", Permission.RETAIN, self._warm)
+        self._methods.work("SaveSchema", Permission.RETAIN, self._save)
+        self._methods.work("RestoreSchema", Permission.RETAIN, self._restore)
+        self._methods.look("ListSavedSchemas", Permission.RETAIN, self._list_saved)
+        self._methods.look("DeleteSavedSchema", Permission.RETAIN, self._delete_saved)
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, Message]":
         """To be added to a grpc.aio server."""
@@ -90,6 +95,44 @@ class ModuleService:
             cached_tokens=warmed.num_cached_tokens,
         )
 
+    async def _save(self, data: bytes, call: Call) -> Message:
+        request = parse(pb.SaveSchemaRequest, data)
+        saved = await self._ready().schema_keeper.save(
+            request.name, call.tenant, overwrite=request.overwrite, admit=call.admit
+        )
+        call.record.add_prompt(saved.num_tokens, computed=saved.num_encoded_tokens)
+        return pb.SaveSchemaResponse(
+            saved=_write_entry(saved.entry),
+            tokens=saved.num_tokens,
+            encoded_tokens=saved.num_encoded_tokens,
+        )
+
+    async def _restore(self, data: bytes, call: Call) -> Message:
+        request = parse(pb.RestoreSchemaRequest, data)
+        restored = await self._ready().schema_keeper.restore(
+            request.name, call.tenant, overwrite=request.overwrite, admit=call.admit
+        )
+        call.record.add_prompt(restored.num_tokens)
+        return pb.RestoreSchemaResponse(
+            schema=_write_summary(restored.put.schema),
+            tokens=restored.num_tokens,
+            restored_tokens=restored.num_restored_tokens,
+        )
+
+    async def _list_saved(self, data: bytes, call: Call) -> Message:
+        parse(pb.ListSavedSchemasRequest, data)
+        keeper = self._ready().schema_keeper
+        entries, num_left = await asyncio.to_thread(keeper.saved, call.tenant)
+        return pb.ListSavedSchemasResponse(
+            saved=[_write_entry(entry) for entry in entries], bytes_left=num_left
+        )
+
+    async def _delete_saved(self, data: bytes, call: Call) -> Message:
+        request = parse(pb.DeleteSavedSchemaRequest, data)
+        keeper = self._ready().schema_keeper
+        await asyncio.to_thread(keeper.delete_saved, request.name, call.tenant)
+        return pb.DeleteSavedSchemaResponse()
+
     def _ready(self) -> "Backstage":
         if self.backstage is None:
             raise NotPossible("this server has no engine to keep schemas for")
@@ -113,3 +156,7 @@ def _write_layout(name: str, module: "Module", members: tuple[str, ...]) -> pb.M
         last_position=int(module.positions[-1]),
         members=members,
     )
+
+
+def _write_entry(entry: "SavedEntry") -> pb.SavedSchema:
+    return pb.SavedSchema(name=entry.name, bytes=entry.num_bytes, saved_at_seconds=entry.saved_at)

@@ -5,7 +5,7 @@ from treeserve.module_prompt import ImportingPrompt, ModuleFields, ModuleImport
 from treeserve.pb import generation_pb2 as pb
 from treeserve.types import Message
 
-_MOST_LEVELS = 32
+MOST_LEVELS = 32
 """Of imports within imports, as of tags in PML."""
 
 
@@ -36,9 +36,9 @@ def _read_fields(fields: pb.ModuleFields) -> ModuleFields:
 
 
 def _read_import(entry: pb.ModuleImport, depth: int) -> ModuleImport:
-    if depth > _MOST_LEVELS:
+    if depth > MOST_LEVELS:
         raise InvalidRequest(
-            "modules.fields.imports", f"are nested deeper than {_MOST_LEVELS} levels"
+            "modules.fields.imports", f"are nested deeper than {MOST_LEVELS} levels"
         )
     nested = tuple(_read_import(inner, depth + 1) for inner in entry.imports)
     return ModuleImport(entry.name, dict(entry.arguments), nested)

@@ -80,6 +80,7 @@ def write_counts(counts: TokenCounts) -> pb.CountTokensResponse:
             pb.PromptTokens(path=path, num_tokens=length)
             for path, length in counts.num_prompt_tokens.items()
         ],
+        num_module_tokens=counts.num_module_tokens,
     )
 
 

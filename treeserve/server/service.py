@@ -36,7 +36,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
 _Read: TypeAlias = Callable[[], AskedCall]
 _Write: TypeAlias = Callable[[PromptEvents], Message]
-_Answer: TypeAlias = Callable[[TextService], Message]
+_Answer: TypeAlias = Callable[[TextService, Call], Message]
 
 
 class _Writer(Protocol):
@@ -106,7 +106,7 @@ class GenerationService:
         return pb.AbortResponse(ended_samples=num_ended)
 
     async def _tokenize(self, data: bytes, context: Context) -> Message | None:
-        def answer(service: TextService) -> Message:
+        def answer(service: TextService, call: Call) -> Message:
             asked = read_tokenize(data)
             token_ids = service.tokenize(asked.prompt, special_tokens=asked.special_tokens)
             return pb.TokenizeResponse(token_ids=token_ids)
@@ -114,7 +114,7 @@ class GenerationService:
         return await self._answer("Tokenize", context, answer)
 
     async def _detokenize(self, data: bytes, context: Context) -> Message | None:
-        def answer(service: TextService) -> Message:
+        def answer(service: TextService, call: Call) -> Message:
             asked = read_detokenize(data)
             text = service.detokenize(asked.token_ids, special_tokens=asked.special_tokens)
             return pb.DetokenizeResponse(text=text)
@@ -122,8 +122,8 @@ class GenerationService:
         return await self._answer("Detokenize", context, answer)
 
     async def _count_tokens(self, data: bytes, context: Context) -> Message | None:
-        def answer(service: TextService) -> Message:
-            return write_counts(service.count_tokens(read_count_tokens(data)))
+        def answer(service: TextService, call: Call) -> Message:
+            return write_counts(self._generating.count(call, read_count_tokens(data)))
 
         return await self._answer("CountTokens", context, answer)
 
@@ -153,7 +153,7 @@ class GenerationService:
         async with self._known(method, context) as known:
             with known.call.enter():
                 service = self._generating.ready()
-                response = await self._generating.tokenise(partial(answer, service))
+                response = await self._generating.tokenise(partial(answer, service, known.call))
         return response
 
     @asynccontextmanager

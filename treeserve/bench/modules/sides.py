@@ -1,12 +1,15 @@
 """The sides of the modules benchmark: one prompt in full, after a cached prefix, of modules."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from treeserve.attention.backend import kv_layout, make_backend
+from treeserve.building import backend_for
+from treeserve.calibration.choice import choose_costs
+from treeserve.calibration.subject import make_subject
 from treeserve.config import SchedulerConfig
 from treeserve.engine import Engine
 from treeserve.engine_messages import EngineRequest, RequestEnded, TokenEvent
@@ -15,7 +18,6 @@ from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
 from treeserve.runner import Runner
 from treeserve.scheduler.modules import Module, ModuleSet
-from treeserve.scheduler.plan.cost import CostModel
 from treeserve.scheduler.request import PromptUsage
 from treeserve.scheduler.scheduler import Scheduler
 from treeserve.types import SamplingParams
@@ -48,25 +50,30 @@ class First:
 
 
 class ModulesBench:
-    """One engine around a model, which is asked for first tokens alone.
+    """One engine around a model, as it would be served, which is asked for first tokens alone.
 
     Args:
         model: With random weights, or a checkpoint.
         num_slots: Tokens that its pool holds.
         max_running: Prompts at once, at most.
+        told: Of what is done.
     """
 
-    def __init__(self, model: LoadedModel, num_slots: int, max_running: int) -> None:
+    def __init__(
+        self, model: LoadedModel, num_slots: int, max_running: int, told: Callable[[str], None]
+    ) -> None:
         config = SchedulerConfig(
             num_pages=-(-num_slots // _PAGE_SIZE), page_size=_PAGE_SIZE, max_running=max_running
         )
         self.bytes_per_token = KVCache.bytes_per_slot(_shapes(model), model.dtype)
-        backend = "triton" if model.device.type == "cuda" else "torch"
+        self.backend = backend = backend_for(model, _PAGE_SIZE)
         slots = config.num_pages * config.page_size
         cache = KVCache(_shapes(model), slots, model.dtype, model.device, kv_layout(backend))
         group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
         runner = Runner(model, make_backend(backend, cache, group), config.kept_logits)
-        self._engine = Engine(Scheduler(config, CostModel()), runner, overlap=False)
+        subject = make_subject(model.layers, backend, model.dtype, model.device)
+        costs = choose_costs("auto", subject, model.device, told).model
+        self._engine = Engine(Scheduler(config, costs), runner, overlap=False)
         self._num_asked = 0
 
     def first_tokens(self, prompts: Sequence[Asked]) -> list[First]:

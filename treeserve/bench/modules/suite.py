@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from treeserve.bench.modules.sides import (
     make_module,
     random_tokens,
 )
+from treeserve.errors import ConfigError
 from treeserve.model import LoadedModel
 
 FULL, PREFIX, MODULES = "full", "prefix", "modules"
@@ -25,6 +26,7 @@ _MODULES_PER_PROMPT = 5
 _CHECKED_TOKENS = 256
 _TOLERANCE = 5e-2
 """Of log-probabilities that are equal but for rounding, in natural-log units."""
+_MAY_DIFFER = ("date", "logprob_difference_of_one_module", "answers", "lengths", "mix")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,41 +45,94 @@ class ModulesOptions:
     imports: int
     """Modules of each of those prompts."""
 
+    @property
+    def num_slots(self) -> int:
+        """Tokens of a pool in which nothing has to be evicted."""
+        mixed = self.num_prompts * (self.imports * self.module_tokens + self.own_tokens)
+        lengths = 3 * max(self.lengths, default=0) + 64 * self.own_tokens
+        return lengths + self.num_modules * self.module_tokens + 2 * mixed + 4 * _CHECKED_TOKENS
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how far it is, and given the result after each part."""
+
+    tell: Callable[[str], None]
+    keep: Callable[[Mapping[str, Any]], None]
+
 
 def run_modules(
-    model: LoadedModel, options: ModulesOptions, told: Callable[[str], None]
+    model: LoadedModel,
+    options: ModulesOptions,
+    answers: Mapping[str, Any] | None,
+    watch: Watch,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure, side by side.
+    """Measure, side by side; what the result has so far is kept after each part.
+
+    Args:
+        model: With random weights.
+        options: What is measured.
+        answers: That part of the result; None: it is left out.
+        watch: Told of what is done.
+        before: An earlier result of the same options, whose parts are not measured again.
 
     Raises:
         ModulesFailed: A side computed something else than it was to.
+        ConfigError: The earlier result is of something else.
     """
-    slots = 3 * max(options.lengths, default=0) + 64 * options.own_tokens
-    mixed = options.num_prompts * (options.imports * options.module_tokens + options.own_tokens)
-    slots += options.num_modules * options.module_tokens + 2 * mixed + 4 * _CHECKED_TOKENS
-    bench = ModulesBench(model, slots, max(1, options.num_prompts))
-    chance = np.random.default_rng(7)
-    told("checking")
-    difference = _check_exact(bench, chance, model.vocabulary_size)
-    lengths = []
-    for length in options.lengths:
-        lengths.append(_measure_length(bench, chance, model.vocabulary_size, length, options, told))
-        bench.forget()
-    mix = None
-    if options.num_prompts:
-        mix = _measure_mix(bench, chance, model.vocabulary_size, options, told)
-    bench.check()
-    return {
+    bench = ModulesBench(model, options.num_slots, max(1, options.num_prompts), watch.tell)
+    result = {
         "benchmark": "modules",
         **describe_machine(model.device),
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "options": asdict(options),
+        "backend": bench.backend,
+        "options": {**asdict(options), "lengths": list(options.lengths)},
         "bytes_per_token": bench.bytes_per_token,
-        "logprob_difference_of_one_module": difference,
-        "lengths": lengths,
-        "mix": mix,
+        "logprob_difference_of_one_module": None,
+        "answers": answers,
+        "lengths": [],
+        "mix": None,
     }
+    if before is not None:
+        go_on_from(result, before)
+    chance = np.random.default_rng(7)
+    watch.tell("checking")
+    result["logprob_difference_of_one_module"] = _check_exact(bench, chance, model.vocabulary_size)
+    watch.keep(result)
+    for length in options.lengths:
+        if all(entry["length"] != length for entry in result["lengths"]):
+            entry = _measure_length(
+                bench, chance, model.vocabulary_size, length, options, watch.tell
+            )
+            result["lengths"].append(entry)
+            bench.forget()
+            watch.keep(result)
+    if options.num_prompts and result["mix"] is None:
+        result["mix"] = _measure_mix(bench, chance, model.vocabulary_size, options, watch.tell)
+    bench.check()
+    return result
+
+
+def go_on_from(result: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Take over the parts that an earlier result has.
+
+    Raises:
+        ConfigError: It is of other options, or of another machine.
+    """
+    differing = [
+        name
+        for name, value in result.items()
+        if name not in _MAY_DIFFER and before.get(name) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"--go-on: the earlier result is of other {' and '.join(differing)}; give the same "
+            "options, or name another file"
+        )
+    result |= {name: before[name] for name in ("date", "lengths", "mix")}
+    result["answers"] = result["answers"] or before["answers"]
 
 
 def _check_exact(bench: ModulesBench, chance: np.random.Generator, vocabulary_size: int) -> float:

@@ -11,11 +11,13 @@ def render_modules(result: Mapping[str, Any], style: TableStyle) -> list[str]:
     options = result["options"]
     lines = [
         machine_line(result),
-        f"{result['model']}, {result['dtype']}; {options['own_tokens']} own tokens, medians of "
-        f"{options['rounds']} rounds; {result['bytes_per_token']:,} bytes per cached token",
+        f"{result['model']}, {result['dtype']}, attention {result['backend']}; "
+        f"{options['own_tokens']} own tokens, medians of {options['rounds']} rounds; "
+        f"{result['bytes_per_token']:,} bytes per cached token",
         "",
     ]
-    lines += _lengths(result, style)
+    if result["lengths"]:
+        lines += _lengths(result, style)
     if result["mix"] is not None:
         lines += ["", *_mix(result, style)]
     if result["answers"] is not None:

@@ -139,6 +139,9 @@ def write_usage(usages: Iterable[Usage]) -> Json:
             "cached_tokens": sum(usage.cached_tokens for usage in usages),
             "shared_in_flight_tokens": sum(usage.shared_tokens for usage in usages),
             "computed_tokens": sum(usage.computed_tokens for usage in usages),
+            # Approximate, and of those that were encoded meanwhile.
+            "module_tokens": sum(usage.module_tokens for usage in usages),
+            "encoded_tokens": sum(usage.encoded_tokens for usage in usages),
         },
     }
 

@@ -29,7 +29,8 @@ from treeserve.server.openai.asked import (
 )
 from treeserve.server.openai.more_schemas import ForkRequest, Params
 from treeserve.server.openai.read_drawing import read_guided, read_params
-from treeserve.server.openai.schemas import CompletionRequest
+from treeserve.server.openai.read_modules import read_modules
+from treeserve.server.openai.schemas import CompletionRequest, ImportedModules
 from treeserve.types import (
     DEFAULT_MAX_TOKENS,
     OutputOptions,
@@ -73,7 +74,9 @@ def read_completion(body: CompletionRequest, served: ServedModel, text_of: Token
     if is_retained and len(prompts) > 1:
         raise InvalidRequest("prompt_cache_retention", "must be with one prompt, not with a list")
     return Asked(
-        _call(prompts, params, output, options),
+        _call(prompts, params, output, options)
+        if body.modules is None
+        else _importing_call(body, body.modules, params, options),
         answer,
         bool(body.stream),
         NamingOfList(naming) if len(prompts) > 1 else naming,
@@ -199,6 +202,10 @@ class CompletionAnswer:
 
 
 def _check(body: CompletionRequest) -> None:
+    if (body.prompt is None) == (body.modules is None):
+        raise InvalidRequest("prompt", "must be given, or modules, and not both")
+    if body.modules is not None and body.prompt_cache_retention == "24h":
+        raise InvalidRequest("prompt_cache_retention", "must not be given with modules")
     if body.suffix:
         raise InvalidRequest("suffix", "is not served; leave it unset")
     if body.echo and body.logprobs is not None and body.stream:
@@ -219,12 +226,30 @@ def _num_drawn(body: CompletionRequest) -> int:
 
 
 def _prompts(body: CompletionRequest) -> list[Prompt]:
+    """None where it imports modules."""
     given = body.prompt
+    if given is None:
+        return []
     if isinstance(given, str):
         return [given]
     if isinstance(given[0], int):
         return [tuple(given)]
     return [entry if isinstance(entry, str) else tuple(entry) for entry in given]
+
+
+def _importing_call(
+    body: CompletionRequest,
+    modules: ImportedModules,
+    params: SamplingParams,
+    options: RequestOptions,
+) -> AskedCall:
+    return GenerateCall(
+        read_modules(modules),
+        params,
+        OutputOptions(echo=bool(body.echo)),
+        options,
+        has_max_tokens=body.max_tokens is not None,
+    )
 
 
 def _call(

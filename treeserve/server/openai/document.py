@@ -122,7 +122,13 @@ def _ref(name: str) -> dict[str, str]:
 def _answers() -> dict[str, Any]:
     text, number, count = {"type": "string"}, {"type": "number"}, {"type": "integer"}
     maybe = {"type": ["string", "null"]}
-    details = _record(cached_tokens=count, shared_in_flight_tokens=count, computed_tokens=count)
+    details = _record(
+        cached_tokens=count,
+        shared_in_flight_tokens=count,
+        computed_tokens=count,
+        module_tokens=count,
+        encoded_tokens=count,
+    )
     usage = _record(
         prompt_tokens=count,
         completion_tokens=count,

@@ -10,6 +10,7 @@ from treeserve.server.openai.schemas import (
     ChatMessage,
     Delivery,
     Drawing,
+    ImportedModules,
     Retention,
     StreamOptions,
 )
@@ -90,6 +91,10 @@ class TreeRequest(Delivery):
     """Samples of the nodes of a tree of prompts."""
 
     tree: TreeNode
+    modules: ImportedModules | None = Field(
+        default=None,
+        description="What all prompts import; the nodes' texts are own text after its own.",
+    )
     public_trunk: bool | None = Field(
         default=None,
         description='Other tenants may share the trunk; needs the permission "publish".',

@@ -107,10 +107,49 @@ class Retention(Body):
     prompt_cache_key: str | None = Field(default=None, description=IGNORED)
 
 
+class Import(Body):
+    """A module that a prompt imports."""
+
+    name: str
+    arguments: dict[str, str] | None = Field(
+        default=None, description="Of the module's own parameters, all of them."
+    )
+    imports: list["Import"] | None = Field(default=None, description="Of modules that lie in it.")
+
+
+class ModulesTurn(Body):
+    """A turn of a prompt's own."""
+
+    role: str
+    content: ContentField
+
+
+class ImportedModules(Body):
+    """Modules of a schema that was put with ModuleService, and a prompt's own text after them."""
+
+    pml: str | None = Field(default=None, description="A <prompt>; in place of all but exact.")
+    schema_: str | None = Field(default=None, alias="schema", description="The schema's name.")
+    imports: list[Import] | None = Field(default=None, description="In any order.")
+    arguments: dict[str, str] | None = Field(
+        default=None, description="Of parameters that lie in no module."
+    )
+    text: str | None = Field(default=None, description="The prompt's own, after the imports.")
+    messages: list[ModulesTurn] | None = Field(
+        default=None, description="In place of text, where the schema has turns."
+    )
+    exact: bool | None = Field(
+        default=None, description="Compute the same text without approximation. Default: false."
+    )
+
+
 class CompletionRequest(Drawing, Delivery, Retention):
     """Samples that go on from one prompt or several; several are one tree inside."""
 
-    prompt: PromptField
+    prompt: PromptField | None = Field(default=None, description="One or several; or else modules.")
+    modules: ImportedModules | None = Field(
+        default=None,
+        description="Beyond OpenAI's: a prompt that imports modules, in place of prompt.",
+    )
     n: int | None = Field(default=None, description="Samples of each prompt. Default: 1.")
     best_of: int | None = Field(
         default=None,

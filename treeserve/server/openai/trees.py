@@ -22,6 +22,7 @@ from treeserve.server.openai.asked import Asked, Naming, check_model, head_of, r
 from treeserve.server.openai.chats import read_messages
 from treeserve.server.openai.completions import read_node_params
 from treeserve.server.openai.more_schemas import TreeNode, TreeRequest
+from treeserve.server.openai.read_modules import read_modules
 from treeserve.types import MAX_TREE_DEPTH, PromptTree, RequestOptions
 
 
@@ -37,6 +38,7 @@ def read_tree_request(body: TreeRequest, served: ServedModel, text_of: TokenText
             group=options.group,
             public_trunk=bool(body.public_trunk),
         ),
+        None if body.modules is None else read_modules(body.modules),
     )
     answer = TreeAnswer(head_of(body, options, served), text_of)
     return Asked(call, answer, bool(body.stream), Naming())
