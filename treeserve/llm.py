@@ -256,7 +256,9 @@ class LLM:
         """
 
         def encode(compiled: CompiledSchema, module: Module) -> None:
-            for _ in self._loop.stream(encoding_prompts(self.prompter, compiled, [module], "")):
+            for _ in self._loop.stream(
+                encoding_prompts(self.prompter, [module], compiled.base_position, "")
+            ):
                 pass
 
         return self._schema_files().save(schema, Path(file), encode)

@@ -16,7 +16,11 @@ def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @needs_prometheus
-@pytest.mark.parametrize("path", [DEPLOY / "prometheus.yml", PROMETHEUS / "compose.yml"], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [DEPLOY / "prometheus.yml", PROMETHEUS / "compose.yml", DEPLOY / "ray" / "prometheus.yml"],
+    ids=str,
+)
 def test_promtool_takes_the_configuration(path):
     checked = promtool("check", "config", path)
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -64,15 +64,28 @@ def test_trees_run_whole_and_forks_go_to_their_parents(client):
 
 
 def test_bad_requests_name_their_field_and_strangers_get_in_nowhere(client, ray_cluster, tenants):
-    with pytest.raises(RemoteError, match="prompt") as refused:
+    with pytest.raises(RejectedRequest) as refused:
         client.generate([1, 2, 10**6], params()).collect()
-    assert refused.value.code == "INVALID_ARGUMENT"
+    assert (refused.value.code, refused.value.field) == ("INVALID_ARGUMENT", "prompt[2]")
     with pytest.raises(RejectedRequest, match="must not be empty"):
         client.tokenize("")
     with Client(ray_cluster.address, api_key="nobody's") as stranger:
         with pytest.raises(RemoteError) as unknown:
             stranger.generate("a", params()).collect()
         assert unknown.value.code == "UNAUTHENTICATED"
+
+
+def test_a_call_whose_deadline_passes_ends_with_that_status(client):
+    with pytest.raises(RemoteError) as late:
+        client.generate(TRUNK, params(max_tokens=1400), timeout_seconds=0.05).collect()
+    assert late.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_prompt_tokens_are_scored_as_in_one_process(client):
+    [scored] = client.generate("Read n numbers", params(prompt_logprobs=0)).collect()
+    [expected] = LLM(**OPTIONS).generate(["Read n numbers"], params(prompt_logprobs=0))
+    got = [entry.token_id for entry in scored.prompt_logprobs]
+    assert got == [entry.token_id for entry in expected.prompt_logprobs]
 
 
 def test_a_tenant_finds_neither_another_ones_prefixes_nor_its_requests(

@@ -40,6 +40,22 @@ from treeserve.types import RequestOptions, SamplingParams
         ({"num_ingresses": "2"}, "num_ingresses: must be a whole number of at least 1, got '2'"),
         ({"gpus_per_replica": -1}, "gpus_per_replica: must be a number of at least 0, got -1"),
         ({"stats_seconds": 0}, "stats_seconds: must be above 0, got 0"),
+        ({"ingress": {"tls_cert": "c.pem"}}, "ingress.tls_cert: Ray's gRPC proxy speaks no TLS"),
+        ({"ingress": {"admin_address": "x"}}, "ingress.admin_address: it is the address of all"),
+        ({"ingress": {"admin": True}}, "ingress.admin: needs ingress.api_keys"),
+        ({"ingress": {"max_calls": 0}}, "ingress.max_calls: must be a whole number of at least 1"),
+        ({"replica": {"prefix_file": 1}}, "prefix_file: is not known; did you mean prefix_folder?"),
+        ({"replica": {"max_waiting_tokens": 0}}, "replica.max_waiting_tokens: must be a whole"),
+        ({"tensor_parallel": 2}, "is an option of the engine: engine.tensor_parallel"),
+        ({"engine": {"tensor_parallel": "2"}}, "engine.tensor_parallel: must be a whole number"),
+        (
+            {"engine": {"tensor_parallel": 4}, "gpus_per_replica": 2},
+            "gpus_per_replica: must be 4, one for each rank of engine.tensor_parallel, got 2",
+        ),
+        (
+            {"engine": {"tensor_parallel": 2}, "replica": {"prefix_folder": "x"}},
+            "replica.prefix_folder: not with engine.tensor_parallel",
+        ),
     ],
 )
 def test_a_serve_config_with_what_makes_no_sense_is_refused_by_name(args, message):

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeserve.commands.options import package_version
-from treeserve.prefixes.folder import DEFAULT_MAX_BYTES, SCHEMAS, PrefixFolder
+from treeserve.prefixes.folder import DEFAULT_MAX_BYTES, PrefixFolder
 from treeserve.server.backstage import Backstage
 
 if TYPE_CHECKING:
@@ -56,39 +56,14 @@ def make_backstage(
     loop: "EngineLoop",
 ) -> Backstage:
     """For an engine whose loop has started, built with these options."""
-    from treeserve.administration import Administration
     from treeserve.config import EngineOptions
-    from treeserve.inspection import Inspection
-    from treeserve.prefixes.fingerprint import make_fingerprint
-    from treeserve.prefixes.keeper import PrefixKeeper
-    from treeserve.prefixes.schema_keeper import SchemaKeeper
-    from treeserve.schemas.store import SchemaStore
-    from treeserve.schemas.warming import SchemaWarmer
+    from treeserve.server.engine_side import open_backstage
 
-    fingerprint = make_fingerprint(built.model, built.prompter.tokenizer, built.kv_cache)
-    schemas, warmer = (
-        SchemaStore(built.prompter, fingerprint.model),
-        SchemaWarmer(loop, built.prompter),
-    )
-    return Backstage(
-        Inspection(loop, shows_tokens=options.show_text),
-        PrefixKeeper(loop, built.prompter, built.kv_cache, fingerprint, options.folder),
-        Administration(
-            loop,
-            built.model,
-            built.backend,
-            asdict(EngineOptions(**engine_options)) | {"num_pages": built.num_pages},
-            package_version(),
-        ),
-        schemas,
-        warmer,
-        SchemaKeeper(
-            loop,
-            schemas,
-            warmer,
-            built.kv_cache,
-            fingerprint,
-            built.model.vocabulary_size,
-            None if options.folder is None else options.folder.of(SCHEMAS),
-        ),
+    return open_backstage(
+        built,
+        EngineOptions(**engine_options),
+        loop,
+        version=package_version(),
+        shows_tokens=options.show_text,
+        folder=options.folder,
     )

@@ -249,36 +249,18 @@ class _Signals:
 
 def _startup_line(server: "Server", built: "BuiltEngine") -> str:
     model, admin_address = built.model, server.side.admin_address
+    dtype = str(model.dtype).removeprefix("torch.")
     admin = "" if admin_address is None else f"admin {admin_address}, "
     return (
         f"treeserve {package_version()} is ready: grpc {server.grpc_address}, "
         f"http {server.http_address}, {admin}model {model.name} "
-        f"({_dtype_name(built)}, {model.device}, {built.backend} attention, "
+        f"({dtype}, {model.device}, {built.backend} attention, "
         f"{built.num_pages} pages)"
     )
 
 
-def _dtype_name(built: "BuiltEngine") -> str:
-    return str(built.model.dtype).removeprefix("torch.")
-
-
 def _describe(metrics: "Metrics", built: "BuiltEngine", engine_options: dict[str, Any]) -> None:
     from treeserve.config import EngineOptions
-    from treeserve.kv_cache import KVCache
+    from treeserve.server.engine_side import describe_engine
 
-    options, kv_cache = EngineOptions(**engine_options), built.kv_cache
-    metrics.set_info(_info(built) | {"policy": options.policy, "sharing": options.sharing})
-    metrics.set_sizes(
-        page_tokens=options.page_size,
-        kv_token_bytes=KVCache.bytes_per_slot(kv_cache.layer_shapes, kv_cache.dtype),
-    )
-
-
-def _info(built: "BuiltEngine") -> dict[str, str]:
-    return {
-        "version": package_version(),
-        "model": built.model.name,
-        "dtype": _dtype_name(built),
-        "device": str(built.model.device),
-        "backend": built.backend,
-    }
+    describe_engine(metrics, built, EngineOptions(**engine_options), package_version())

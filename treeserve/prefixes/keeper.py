@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from treeserve.prefixes.saved_file import MAX_HEADER_BYTES, KVLimits, SavedKV, p
 from treeserve.prompt import Prompter
 from treeserve.request_size import RequestSize
 from treeserve.scheduler.request import PromptUsage
+from treeserve.scheduler.step import Int32Array
 from treeserve.scheduler.tree.computed import Inserted
 from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.radix_tree import RadixTree
@@ -80,6 +81,8 @@ class Restored:
 
     num_tokens: int
     num_restored_tokens: int
+    token_ids: Int32Array = field(repr=False, compare=False)
+    """[num_tokens] of the prefix."""
 
 
 class PrefixKeeper:
@@ -226,7 +229,7 @@ class PrefixKeeper:
                     folder.read(namespace, name, max_bytes), self._fingerprint, self._limits
                 )
             )
-            with admit(_size_of(len(saved.tokens))):
+            with admit(prefix_size(len(saved.tokens))):
                 return await self._insert(saved, namespace)
 
     def saved(self, namespace: str) -> tuple[list[SavedEntry], int]:
@@ -244,17 +247,10 @@ class PrefixKeeper:
         return self._folder
 
     async def _request(self, prompt: Prompt, namespace: str) -> EngineRequest:
-        """One draw, of which nothing is kept: a prompt's tokens alone go into the tree."""
-        params = SamplingParams(temperature=0.0, max_tokens=1)
-        try:
-            encoded = await asyncio.to_thread(self._prompter.encode, prompt, params)
-        except InvalidRequest as error:
-            field = error.field.replace("prompt", "prefix", 1)
-            raise InvalidRequest(field, error.description) from None
-        return replace(encoded.request, namespace=namespace, tenant=namespace)
+        return await asyncio.to_thread(prefix_request, self._prompter, prompt, namespace)
 
     async def _compute(self, request: EngineRequest, admit: Admit = nullcontext) -> PromptUsage:
-        with admit(_size_of(len(request.prompt_token_ids), request.request_id)):
+        with admit(prefix_size(len(request.prompt_token_ids), request.request_id)):
             return await self._run(request)
 
     async def _run(self, request: EngineRequest) -> PromptUsage:
@@ -300,14 +296,29 @@ class PrefixKeeper:
         for _ in range(_MAX_TRIES):
             inserted = await self._loop.call(write)
             if not inserted.num_pending_end:
-                return Restored(len(prefix), inserted.num_inserted)
+                return Restored(len(prefix), inserted.num_inserted, saved.tokens)
             # Somebody is computing the beginning just now: wait for it, then bring the rest.
             started = saved.tokens[: inserted.num_pending_end].tolist()
             await self._compute(await self._request(started, namespace))
         raise NotPossible("requests keep computing this very prefix; it is not needed from disk")
 
 
-def _size_of(num_tokens: int, request_id: str = "") -> RequestSize:
+def prefix_request(prompter: Prompter, prompt: Prompt, namespace: str) -> EngineRequest:
+    """One draw, of which nothing is kept: a prompt's tokens alone go into the tree.
+
+    Raises:
+        InvalidRequest: It can never be served; names "prefix".
+    """
+    params = SamplingParams(temperature=0.0, max_tokens=1)
+    try:
+        encoded = prompter.encode(prompt, params)
+    except InvalidRequest as error:
+        name = error.field.replace("prompt", "prefix", 1)
+        raise InvalidRequest(name, error.description) from None
+    return replace(encoded.request, namespace=namespace, tenant=namespace)
+
+
+def prefix_size(num_tokens: int, request_id: str = "") -> RequestSize:
     """Without the one draw, of which nothing is kept."""
     return RequestSize((((), num_tokens),), request_id)
 

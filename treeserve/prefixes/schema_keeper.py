@@ -189,7 +189,7 @@ class SchemaKeeper:
         """A module's KV in every layer, and how many of its tokens were encoded for it."""
         num_encoded = 0
         for _ in range(_MAX_TRIES):
-            warmed = await self._warmer.encode(schema, [module], namespace, admit)
+            warmed = await self._warmer.encode([module], schema.base_position, namespace, admit)
             num_encoded += warmed.num_encoded_tokens
             prefix = module_prefix(module, namespace)
             layers = await copy_out(self._loop, self._kv_cache, prefix)
@@ -212,5 +212,5 @@ class SchemaKeeper:
         inserted = await self._loop.call(write)
         if inserted.num_pending_end:
             # Somebody's prompt has it encoded just now, which comes to the same bits.
-            await self._warmer.encode(schema, [module], namespace)
+            await self._warmer.encode([module], schema.base_position, namespace)
         return inserted.num_inserted

@@ -9,9 +9,13 @@ from ray.serve.config import RequestRouterConfig
 
 from treeserve.ray.config import AppConfig, app_config
 from treeserve.ray.ingress import Ingress
+from treeserve.ray.peers import INGRESS
 from treeserve.ray.replica import Replica
 
-SERVICERS = ("treeserve.pb.generation_pb2_grpc.add_GenerationServiceServicer_to_server",)
+SERVICERS = tuple(
+    f"treeserve.ray.proxy_services.add_{name}_service"
+    for name in ("generation", "tree", "prefix", "module", "admin")
+)
 """For `grpc_options.grpc_servicer_functions` of a Serve config."""
 
 _MAX_ONGOING = 4096
@@ -25,15 +29,15 @@ def build_app(args: Mapping[str, Any]) -> Application:
         ConfigError: An option is unknown or out of range; names it.
     """
     config = app_config(args)
-    engines = _engines(config).bind(dict(config.engine))
+    engines = _engines(config).bind(dict(config.engine), dict(config.replica))
     ingress = serve.deployment(
         Ingress,
-        name="Ingress",
+        name=INGRESS,
         num_replicas=config.num_ingresses,
         max_ongoing_requests=_MAX_ONGOING,
         ray_actor_options={"num_cpus": 0},
     )
-    return ingress.bind(engines, dict(config.engine), dict(config.ingress))
+    return ingress.bind(engines, dict(config.engine), dict(config.ingress), dict(config.replica))
 
 
 def _engines(config: AppConfig) -> serve.Deployment:

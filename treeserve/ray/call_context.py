@@ -1,12 +1,15 @@
 """A call's context as the service knows it from gRPC, for a call that came through Ray's proxy."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import Message
 from ray.serve.grpc_util import RayServegRPCContext
+
+from treeserve.ray.proxy_services import SECONDS_LEFT
 
 _DONE = object()
 
@@ -18,9 +21,6 @@ class CallEnded(Exception):
 class CallContext:
     """What `grpc.aio.ServicerContext` is to a method, as far as treeserve's methods use it.
 
-    Ray's proxy passes on no deadline, but a client whose deadline has passed has gone, and then the
-    call is cancelled.
-
     Args:
         context: Carries the status back to the proxy.
     """
@@ -29,15 +29,21 @@ class CallContext:
         self._context = context
         self._written: asyncio.Queue[Any] = asyncio.Queue()
         self._is_done = False
+        metadata = tuple(context.invocation_metadata())
+        self._metadata = tuple(entry for entry in metadata if entry[0] != SECONDS_LEFT)
+        self.is_ours = len(self._metadata) < len(metadata)
+        """Whether the proxy has the services of `proxy_services`, not those that are generated."""
+        self._deadline = _deadline(dict(metadata).get(SECONDS_LEFT, ""))
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        return tuple(self._context.invocation_metadata())
+        return self._metadata
 
     def auth_context(self) -> dict[str, Iterable[bytes]]:
         return dict(self._context.auth_context())
 
     def time_remaining(self) -> float | None:
-        return None
+        """Seconds until the call's deadline; None: it has none, or the proxy did not say."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def done(self) -> bool:
         """Whether the caller has gone."""
@@ -75,3 +81,11 @@ class CallContext:
         """Messages as they are written, until `close`."""
         while (message := await self._written.get()) is not _DONE:
             yield message
+
+
+def _deadline(seconds_left: str | bytes) -> float | None:
+    """On this machine's monotonic clock."""
+    try:
+        return time.monotonic() + float(seconds_left)
+    except ValueError:
+        return None

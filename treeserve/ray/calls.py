@@ -3,9 +3,14 @@
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from treeserve.cluster.held_prefixes import TokenIds
 from treeserve.cluster.router import RoutedRequest
+from treeserve.pml.encoding import TextEncoder
+from treeserve.scheduler.modules import ModuleSet
+from treeserve.schemas.importing import Importing
+from treeserve.tokenizer import Tokenizer
 from treeserve.types import (
     OutputOptions,
     PromptTree,
@@ -33,6 +38,8 @@ class Served:
     vocabulary_size: int
     max_positions: int
     end_token_ids: frozenset[int]
+    why_no_modules: str | None = None
+    """None: prompts can import modules."""
 
     def differences(self, other: "Served") -> list[str]:
         """What is not the same, one phrase for each."""
@@ -47,6 +54,8 @@ class Generate:
     token_ids: tuple[int, ...]
     params: SamplingParams
     output: OutputOptions | None
+    modules: ModuleSet | None = None
+    """What the prompt imports; the token ids are then its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,8 @@ class GenerateTree:
     """Samples of a tree of prompts."""
 
     tree: PromptTree
+    importing: Importing | None = None
+    """What all its prompts import; without its tokenizer, which is there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +76,18 @@ class Fork:
     params: SamplingParams | None
     n: int
     output: OutputOptions | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Something beside generation that a replica does, on the one that the router chooses."""
+
+    name: Literal["warm", "retain", "save", "restore", "encode"]
+    """Of a method of ReplicaSide."""
+    arguments: tuple[Any, ...]
+
+
+Asked: TypeAlias = Generate | GenerateTree | Fork | Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +132,7 @@ class Drew:
 class StreamCall:
     """One call of the ingress, complete when it leaves the router."""
 
-    asked: Generate | GenerateTree | Fork
+    asked: Asked
     options: RequestOptions
     """With the namespace and the tenant of the caller."""
     times: Times
@@ -121,6 +144,8 @@ class StreamCall:
     """For the router alone: what calls before this one drew."""
     replica_id: str | None = None
     """The one that it has to go to."""
+    avoid: frozenset[str] = frozenset()
+    """Those that have refused it, since they are full; of no meaning where all have."""
     router_id: str = ""
     """Of the router that sent it."""
     work: float = 0.0
@@ -138,3 +163,40 @@ class Failure:
 
     kind: str
     arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A replica takes no more just now; nothing of the call has reached its engine."""
+
+    replica_id: str
+    text: str
+    """Names the limit."""
+    retry_seconds: float
+    """After which there may be room, at the engine's recent pace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one replica says."""
+
+    replica_id: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of Work."""
+
+    value: Any
+
+
+def without_tokenizer(importing: Importing) -> Importing:
+    """To be sent: every replica has the tokenizer."""
+    schema = replace(importing.schema, encoder=None)  # type: ignore[arg-type]
+    return replace(importing, schema=schema)
+
+
+def with_tokenizer(importing: Importing, tokenizer: Tokenizer) -> Importing:
+    """As it was before it was sent."""
+    return replace(importing, schema=replace(importing.schema, encoder=TextEncoder(tokenizer)))

@@ -3,6 +3,7 @@
 from treeserve.errors import (
     AlreadyExists,
     BeyondDrawn,
+    Damaged,
     EngineStopped,
     InvalidRequest,
     NoRoom,
@@ -17,6 +18,7 @@ _KINDS: dict[str, type[TreeserveError]] = {
     for kind in (
         AlreadyExists,
         BeyondDrawn,
+        Damaged,
         EngineStopped,
         InvalidRequest,
         NoRoom,

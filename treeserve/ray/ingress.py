@@ -1,59 +1,65 @@
 """The ingress: treeserve.v1 through Ray's gRPC proxy, with the checks and doors of the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
+from prometheus_client import CONTENT_TYPE_LATEST, Metric
+from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
-from treeserve.config import EngineOptions
-from treeserve.errors import ModelError
-from treeserve.metrics import Metrics
-from treeserve.model import resolve_model
-from treeserve.prompt import Prompter
 from treeserve.ray.call_context import CallContext, CallEnded
-from treeserve.ray.calls import Served
-from treeserve.ray.config import IngressConfig, engine_options, ingress_config
-from treeserve.ray.remote_service import RemoteTextService
-from treeserve.server.activity import Activity
-from treeserve.server.calls import Calls, Phase
-from treeserve.server.config import AccessConfig, Address, LoadConfig, ServerConfig
-from treeserve.server.doorkeeper import Doorkeeper
-from treeserve.server.doors import Doors
-from treeserve.server.endings import Endings
-from treeserve.server.engine_watch import EngineWatch
-from treeserve.server.generating import Generating
-from treeserve.server.quotas import Quotas
-from treeserve.server.service import SERVICE_NAME, GenerationService
-from treeserve.server.waiting import WaitingRoom
-from treeserve.tokenizer import Tokenizer
+from treeserve.ray.cluster_page import of_engine, of_ingress, render_page
+from treeserve.ray.config import engine_options, ingress_config, replica_config
+from treeserve.ray.ingress_parts import (
+    ADMIN,
+    GENERATION,
+    MODULE,
+    PREFIX,
+    TREE,
+    IngressParts,
+    open_parts,
+)
+from treeserve.ray.peers import Peers
+from treeserve.server.admin_service import set_own_log_level
+from treeserve.server.calls import Phase
+
+_Method = Callable[..., Any]
 
 
-class _Parts(NamedTuple):
-    """What an ingress is made of once the engines have said what they serve."""
+def _streams(service: str, name: str) -> _Method:
+    """A method of Ingress that Ray's proxy calls by the name of the RPC, for a stream."""
 
-    handlers: "grpc.GenericRpcHandler[bytes, Message]"
-    doorkeeper: Doorkeeper
+    async def stream(
+        self: "Ingress", request: Message, grpc_context: RayServegRPCContext
+    ) -> AsyncGenerator[Message, None]:
+        async for message in self.stream(service, name, request, grpc_context):
+            yield message
 
-    def handler_of(self, method: str) -> Any:
-        """A grpc.RpcMethodHandler whose functions are coroutines, which the stubs do not know."""
-        details = cast(grpc.HandlerCallDetails, _Details(f"/{SERVICE_NAME}/{method}"))
-        return self.handlers.service(details)
+    stream.__name__ = name
+    return stream
 
 
-class _Details(NamedTuple):
-    """Of a call, as a generic handler asks for them."""
+def _answers(service: str, name: str) -> _Method:
+    """The same for one answer."""
 
-    method: str
-    invocation_metadata: tuple[()] = ()
+    async def answer(
+        self: "Ingress", request: Message, grpc_context: RayServegRPCContext
+    ) -> Message:
+        return await self.answer(service, name, request, grpc_context)
+
+    answer.__name__ = name
+    return answer
 
 
 class Ingress:
-    """What Ray Serve runs as the deployment that its gRPC proxy calls: a method for each RPC.
+    """What Ray Serve runs as the deployment that its proxies call: a method for each RPC.
 
     Its checks, keys, quotas and statuses are those of `treeserve serve`.
 
@@ -61,132 +67,157 @@ class Ingress:
         engines: The engines' deployment.
         engine: Options of theirs, by name.
         ingress: Of IngressConfig, by name.
+        replica: Of ReplicaConfig, by name.
     """
 
+    Generate = _streams(GENERATION, "Generate")
+    GenerateTree = _streams(GENERATION, "GenerateTree")
+    Fork = _streams(GENERATION, "Fork")
+    Abort = _answers(GENERATION, "Abort")
+    Tokenize = _answers(GENERATION, "Tokenize")
+    Detokenize = _answers(GENERATION, "Detokenize")
+    CountTokens = _answers(GENERATION, "CountTokens")
+    GetTree = _answers(TREE, "GetTree")
+    GetPlan = _answers(TREE, "GetPlan")
+    GetActivity = _answers(TREE, "GetActivity")
+    WatchTree = _streams(TREE, "WatchTree")
+    Warm = _answers(PREFIX, "Warm")
+    Retain = _answers(PREFIX, "Retain")
+    ListRetained = _answers(PREFIX, "ListRetained")
+    Release = _answers(PREFIX, "Release")
+    Save = _answers(PREFIX, "Save")
+    Restore = _answers(PREFIX, "Restore")
+    ListSaved = _answers(PREFIX, "ListSaved")
+    DeleteSaved = _answers(PREFIX, "DeleteSaved")
+    PutSchema = _answers(MODULE, "PutSchema")
+    ListSchemas = _answers(MODULE, "ListSchemas")
+    ShowSchema = _answers(MODULE, "ShowSchema")
+    DeleteSchema = _answers(MODULE, "DeleteSchema")
+    WarmSchema = _answers(MODULE, "WarmSchema")
+    SaveSchema = _answers(MODULE, "SaveSchema")
+    RestoreSchema = _answers(MODULE, "RestoreSchema")
+    ListSavedSchemas = _answers(MODULE, "ListSavedSchemas")
+    DeleteSavedSchema = _answers(MODULE, "DeleteSavedSchema")
+    Drain = _answers(ADMIN, "Drain")
+    ClearCache = _answers(ADMIN, "ClearCache")
+    SetLogLevel = _answers(ADMIN, "SetLogLevel")
+    Calibrate = _answers(ADMIN, "Calibrate")
+    GetStatus = _answers(ADMIN, "GetStatus")
+
     def __init__(
-        self, engines: DeploymentHandle, engine: Mapping[str, Any], ingress: Mapping[str, Any]
+        self,
+        engines: DeploymentHandle,
+        engine: Mapping[str, Any],
+        ingress: Mapping[str, Any],
+        replica: Mapping[str, Any],
     ) -> None:
-        self._config = _server_config(ingress_config(ingress))
+        self._config = ingress_config(ingress)
+        self._replica = replica_config(replica)
         self._engines = engines
         self._options = engine_options(engine)
-        self._parts: _Parts | None = None
+        self._peers = Peers()
+        self._parts: IngressParts | None = None
         self._opening = asyncio.Lock()
 
     async def check_health(self) -> None:
         """Ray Serve asks from time to time; then keys are read again if they have changed."""
-        (await self._open()).doorkeeper.reload(only_if_changed=True)
+        (await self._open()).reload()
 
-    async def Generate(
-        self, request: Message, grpc_context: RayServegRPCContext
+    async def stream(
+        self, service: str, name: str, request: Message, grpc_context: RayServegRPCContext
     ) -> AsyncGenerator[Message, None]:
-        async for message in self._stream("Generate", request, grpc_context):
-            yield message
-
-    async def GenerateTree(
-        self, request: Message, grpc_context: RayServegRPCContext
-    ) -> AsyncGenerator[Message, None]:
-        async for message in self._stream("GenerateTree", request, grpc_context):
-            yield message
-
-    async def Fork(
-        self, request: Message, grpc_context: RayServegRPCContext
-    ) -> AsyncGenerator[Message, None]:
-        async for message in self._stream("Fork", request, grpc_context):
-            yield message
-
-    async def Abort(self, request: Message, grpc_context: RayServegRPCContext) -> Message:
-        return await self._answer("Abort", request, grpc_context)
-
-    async def Tokenize(self, request: Message, grpc_context: RayServegRPCContext) -> Message:
-        return await self._answer("Tokenize", request, grpc_context)
-
-    async def Detokenize(self, request: Message, grpc_context: RayServegRPCContext) -> Message:
-        return await self._answer("Detokenize", request, grpc_context)
-
-    async def CountTokens(self, request: Message, grpc_context: RayServegRPCContext) -> Message:
-        return await self._answer("CountTokens", request, grpc_context)
-
-    async def _stream(
-        self, method: str, request: Message, grpc_context: RayServegRPCContext
-    ) -> AsyncGenerator[Message, None]:
-        handler = (await self._open()).handler_of(method).unary_stream
+        """What a method of a service streams."""
+        handler = (await self._joined()).handler_of(service, name)
+        assert handler is not None, "every service with streams is offered"
         context = CallContext(grpc_context)
-        call = asyncio.ensure_future(handler(request.SerializeToString(), context))
+        call = asyncio.ensure_future(handler.unary_stream(request.SerializeToString(), context))
         call.add_done_callback(lambda _: context.close())
         try:
             async for message in context:
                 yield message
             await call
+        except CallEnded:
+            if not context.is_ours:
+                raise
+            # With it the details of the status are passed on, and the proxy takes it out again.
+            yield Empty()
         finally:
             context.leave()
             call.cancel()
 
-    async def _answer(
-        self, method: str, request: Message, grpc_context: RayServegRPCContext
+    async def answer(
+        self, service: str, name: str, request: Message, grpc_context: RayServegRPCContext
     ) -> Message:
-        handler = (await self._open()).handler_of(method).unary_unary
+        """What a method of a service answers."""
+        handler = (await self._joined()).handler_of(service, name)
         context = CallContext(grpc_context)
         try:
-            answer: Message = await handler(request.SerializeToString(), context)
+            if handler is None:
+                await context.abort(
+                    grpc.StatusCode.UNIMPLEMENTED, "AdminService is off: say ingress.admin: true"
+                )
+            answer: Message = await handler.unary_unary(request.SerializeToString(), context)
         except CallEnded:
             # With a message the proxy passes on the details of the status, and else only its text.
             return Empty()
         return answer
 
-    async def _open(self) -> "_Parts":
+    async def __call__(self, request: Request) -> Response:
+        """Over HTTP: the metrics of the whole application."""
+        if request.url.path != "/metrics":
+            return PlainTextResponse("only /metrics is here\n", status_code=404)
+        parts = await self._joined()
+        refusal = parts.metrics_door.refuse(request.headers.getlist("authorization"))
+        if refusal is not None:
+            return refusal
+        told = await parts.engines.ask("families")
+        pages = [(entry.replica_id, of_engine(entry.value)) for entry in told]
+        pages += await self._peers.ask("families")
+        return Response(render_page(pages), media_type=CONTENT_TYPE_LATEST)
+
+    async def families(self) -> tuple[str, list[Metric]]:
+        """For the others: its own id and metrics."""
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        return replica_id, of_ingress((await self._open()).metrics.collect())
+
+    async def activity(self, tenant: str | None, max_calls: int) -> bytes:
+        """For the others: a GetActivityResponse of its own calls."""
+        told = await (await self._open()).tree.activity(tenant, max_calls)
+        return told.SerializeToString()
+
+    async def running_calls(self) -> int:
+        """For the others."""
+        return (await self._open()).doors.calls.num_running
+
+    async def drain(self) -> int:
+        """For the others: refuse new calls, let running ones end; how many still run at last."""
+        calls = (await self._open()).doors.calls
+        calls.phase = Phase.DRAINING
+        await calls.wait_until_empty(self._config.drain_grace_seconds)
+        return calls.num_running
+
+    async def set_log_level(self, level: int) -> int:
+        """For the others: of its own process; what it was."""
+        return set_own_log_level(level)
+
+    async def schema_texts(self) -> dict[tuple[str, str], str]:
+        """For the others: PML by (tenant, name)."""
+        return (await self._open()).schemas.texts()
+
+    async def take_schema(self, tenant: str, name: str, pml: str | None) -> None:
+        """For the others: a schema was put at one of them, or deleted."""
+        await (await self._open()).schemas.take(tenant, name, pml)
+
+    async def _joined(self) -> IngressParts:
+        parts = await self._open()
+        await parts.schemas.join()
+        return parts
+
+    async def _open(self) -> IngressParts:
         """Once: the engines may still be loading when an ingress starts."""
         async with self._opening:
             if self._parts is None:
-                served: Served = await self._engines.describe.remote()
-                # Reading a tokenizer takes seconds.
-                prompter = await asyncio.to_thread(_make_prompter, served, self._options)
-                text = RemoteTextService(self._engines, prompter, served)
-                self._parts = _make_parts(self._config, text)
+                self._parts = await open_parts(
+                    self._engines, self._peers, self._options, self._config, self._replica
+                )
             return self._parts
-
-
-def _make_prompter(served: Served, options: EngineOptions) -> Prompter:
-    tokenizer = Tokenizer.load(resolve_model(options.model))
-    if tokenizer.fingerprint() != served.tokenizer:
-        raise ModelError(
-            f"model: the tokenizer of {options.model} on the ingress's node is another than the "
-            "engines'; all nodes need one checkpoint"
-        )
-    return Prompter(
-        tokenizer,
-        vocabulary_size=served.vocabulary_size,
-        max_positions=served.max_positions,
-        end_token_ids=served.end_token_ids,
-        limits=options.limits,
-    )
-
-
-def _make_parts(config: ServerConfig, text: RemoteTextService) -> _Parts:
-    load, watch = config.load, EngineWatch()
-    waiting = WaitingRoom(load.max_waiting_requests, load.max_waiting_tokens, watch)
-    calls = Calls(load.max_calls, waiting.retry_seconds)
-    doorkeeper = Doorkeeper(config.access.api_keys)
-    metrics = Metrics()
-    doors = Doors(doorkeeper, calls, Quotas(), waiting, watch, Activity())
-    endings = Endings(calls, metrics, None, request_log=config.request_log)
-    generating = Generating(doors, metrics, config)
-    service = GenerationService(doors, endings, generating, config)
-    generating.set_ready(text)
-    calls.phase = Phase.READY
-    return _Parts(service.handler(), doorkeeper)
-
-
-def _server_config(ingress: IngressConfig) -> ServerConfig:
-    """Ray's proxy listens; of the addresses here nothing is bound."""
-    unused = Address("127.0.0.1", 0)
-    return ServerConfig(
-        grpc_address=unused,
-        http_address=unused,
-        access=AccessConfig(api_keys=ingress.key_file),
-        load=LoadConfig(
-            max_calls=ingress.max_calls,
-            max_waiting_requests=ingress.max_waiting_requests,
-            max_waiting_tokens=ingress.max_waiting_tokens,
-        ),
-        request_log=ingress.request_log,
-    )

@@ -25,10 +25,12 @@ class LocalCluster:
 
     Args:
         address: "host:port" of the gRPC proxy.
+        http_address: "host:port" of the HTTP proxy, which has /metrics.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, http_address: str = "") -> None:
         self.address = address
+        self.http_address = http_address
 
     def deploy(self, args: Mapping[str, Any]) -> None:
         """The application in place of what was there, ready when this returns."""
@@ -85,7 +87,7 @@ def local_cluster(num_cpus: int = 4) -> Iterator[LocalCluster]:
             grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=list(SERVICERS)),
             logging_config={"log_level": "ERROR"},
         )
-        yield LocalCluster(f"127.0.0.1:{grpc_port}")
+        yield LocalCluster(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}")
     finally:
         serve.shutdown()
         ray.shutdown()

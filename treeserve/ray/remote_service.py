@@ -1,43 +1,39 @@
 """The text service of an ingress: checks and tokenises here, and generates on the replicas."""
 
 import uuid
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle
 
 from treeserve.cluster.router import RoutedRequest, expected_tokens
-from treeserve.errors import EngineStopped, NotFound, NotPossible
+from treeserve.errors import NotFound
 from treeserve.generation import size_of
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.ray.calls import (
-    Drew,
     Failure,
     Fork,
     Generate,
     GenerateTree,
-    Served,
     StreamCall,
-    Times,
+    without_tokenizer,
 )
+from treeserve.ray.engines import Engines, routed_by, routed_by_modules
 from treeserve.ray.failures import read_failure
 from treeserve.request_size import RequestSize
+from treeserve.scheduler.modules import ModuleSet
+from treeserve.schemas.importing import Importing, encode_importing_tree
 from treeserve.server.batching import PromptEvents
 from treeserve.server.contract import Admit, EventStream
-from treeserve.server.refusals import Overloaded
-from treeserve.token_counts import count_tokens, detokenize, tokenize
+from treeserve.token_counts import count_importing, count_tokens, detokenize, tokenize
 from treeserve.types import (
     Chat,
     Delta,
     Finished,
     OutputOptions,
     Prompt,
+    PromptLogprobs,
     PromptTree,
     RequestOptions,
     SampleName,
@@ -47,35 +43,20 @@ from treeserve.types import (
     TreeFinished,
 )
 
-if TYPE_CHECKING:
-    from treeserve.scheduler.modules import ModuleSet
-    from treeserve.schemas.importing import Importing
-
-_NO_MODULES = "modules: there is no ModuleService on Ray Serve"
-
-_DIED = "the replica that ran the call died; what it had not sent is lost"
-_MAX_LEARNED = 256
-"""What the router may not hear of: then it only guesses less well."""
 _MAX_LEARNED_SAMPLES = 4
-_LOOK_SECONDS = 10.0
-"""How long all replicas have to say whether a request is theirs."""
 
 
 class RemoteTextService:
     """As `treeserve.server.contract.TextService`, over a handle of the engines' deployment.
 
     Args:
-        engines: Its handle.
+        engines: Behind their router.
         prompter: Of the same model.
-        served: What the replicas run.
     """
 
-    def __init__(self, engines: DeploymentHandle, prompter: Prompter, served: Served) -> None:
+    def __init__(self, engines: Engines, prompter: Prompter) -> None:
         self._engines = engines
-        self._streams = engines.options(method_name="stream", stream=True)
         self._prompter = prompter
-        self._served = served
-        self._learned: deque[Drew] = deque(maxlen=_MAX_LEARNED)
 
     def generate(
         self,
@@ -85,16 +66,16 @@ class RemoteTextService:
         output: OutputOptions | None,
         options: RequestOptions,
         admit: Admit,
-        modules: "ModuleSet | None" = None,
+        modules: ModuleSet | None = None,
     ) -> EventStream:
         """Raises as TextService.generate; a replica that dies ends the stream, EngineStopped."""
-        if modules is not None:
-            raise NotPossible(_NO_MODULES)
         options = _named(options)
-        encoded = self._prompter.encode(prompt, params, output=output, options=options)
+        encoded = self._prompter.encode(
+            prompt, params, output=output, options=options, modules=modules
+        )
         token_ids = encoded.request.prompt_token_ids
-        asked = Generate(token_ids=token_ids, params=params, output=output)
-        call = self._call(asked, options, _routed([encoded], options))
+        asked = Generate(token_ids=token_ids, params=params, output=output, modules=modules)
+        call = self._engines.call(asked, options, _routed([encoded], options))
         return self._learning(call, self._admitted(call, size_of([encoded]), admit))
 
     def generate_tree(
@@ -103,14 +84,17 @@ class RemoteTextService:
         *,
         options: RequestOptions,
         admit: Admit,
-        importing: "Importing | None" = None,
+        importing: Importing | None = None,
     ) -> EventStream:
-        """As generate(); the whole tree runs on one replica. Nothing can be imported here."""
-        if importing is not None:
-            raise NotPossible(_NO_MODULES)
+        """As generate(); the whole tree runs on one replica."""
         options = _named(options)
-        encoded = self._prompter.encode_tree(tree, options=options)
-        call = self._call(GenerateTree(tree=tree), options, _routed(encoded, options))
+        if importing is None:
+            encoded = self._prompter.encode_tree(tree, options=options)
+            asked = GenerateTree(tree=tree)
+        else:
+            encoded = encode_importing_tree(self._prompter, tree, importing, options)
+            asked = GenerateTree(tree=tree, importing=without_tokenizer(importing))
+        call = self._engines.call(asked, options, _routed(encoded, options))
         return self._admitted(call, size_of(encoded), admit)
 
     def fork(
@@ -135,7 +119,7 @@ class RemoteTextService:
             name=options.request_id or "",
             continues=parent.request_id,
         )
-        return self._forked(self._call(asked, options, routed), parent, admit)
+        return self._forked(self._engines.call(asked, options, routed), parent, admit)
 
     async def abort(
         self,
@@ -146,8 +130,8 @@ class RemoteTextService:
         namespace: str,
     ) -> int:
         """As TextService.abort, on whichever replica has the request."""
-        asking = self._engines.broadcast("abort", request_id, path, sample_index, namespace)
-        for answer in await _answers(asking):
+        answers = await self._engines.broadcast("abort", request_id, path, sample_index, namespace)
+        for answer in answers:
             if isinstance(answer, Failure):
                 raise read_failure(answer)
             if answer is not None:
@@ -163,21 +147,8 @@ class RemoteTextService:
     def count_tokens(self, prompt: Prompt | PromptTree) -> TokenCounts:
         return count_tokens(self._prompter, prompt)
 
-    def count_importing(
-        self, importing: "Importing", tree: PromptTree | None = None
-    ) -> TokenCounts:
-        raise NotPossible(_NO_MODULES)
-
-    def _call(
-        self, asked: Generate | GenerateTree | Fork, options: RequestOptions, routed: RoutedRequest
-    ) -> StreamCall:
-        return StreamCall(
-            asked=asked,
-            options=options,
-            times=Times.of(options),
-            served=self._served,
-            routed=routed,
-        )
+    def count_importing(self, importing: Importing, tree: PromptTree | None = None) -> TokenCounts:
+        return count_importing(self._prompter, importing, tree)
 
     async def _learning(
         self, call: StreamCall, events: AsyncGenerator[StreamEvent, None]
@@ -194,15 +165,14 @@ class RemoteTextService:
             if len(tokens) > 1:
                 # The last token drawn is never computed.
                 held = np.concatenate([routed.tokens, np.array(tokens[:-1], dtype=np.int32)])
-                self._learned.append(Drew(routed.namespace, routed.name, held))
+                self._engines.learn(routed, held)
 
     async def _admitted(
         self, call: StreamCall, size: RequestSize, admit: Admit
     ) -> AsyncGenerator[StreamEvent, None]:
         with admit(size):
-            async with aclosing(self._answered(call)) as answers:
+            async with aclosing(self._engines.stream(call)) as answers:
                 async for answer in answers:
-                    assert not isinstance(answer, RequestSize)
                     for event in _events_of(answer):
                         yield event
 
@@ -212,53 +182,19 @@ class RemoteTextService:
         """The size of a fork is known where its parent is: the replica tells it first."""
         replica_id = await self._home_of(parent, call.options.namespace)
         call = replace(call, replica_id=replica_id)
-        async with aclosing(self._answered(call)) as answers:
+        async with aclosing(self._engines.stream(call)) as answers:
             size = await anext(answers)
             assert isinstance(size, RequestSize)
             with admit(size):
                 async for answer in answers:
-                    assert not isinstance(answer, RequestSize)
                     for event in _events_of(answer):
                         yield event
 
     async def _home_of(self, parent: SampleName, namespace: str) -> str:
-        asking = self._engines.broadcast("knows", namespace, parent.request_id)
-        for replica_id in await _answers(asking):
+        for replica_id in await self._engines.broadcast("knows", namespace, parent.request_id):
             if replica_id is not None:
                 return str(replica_id)
         raise NotFound(f"request_id: no request {parent.request_id!r} runs or ended lately")
-
-    async def _answered(
-        self, call: StreamCall
-    ) -> AsyncGenerator[list[PromptEvents] | RequestSize, None]:
-        learned = tuple(self._learned)
-        self._learned.clear()
-        answers = self._streams.remote(replace(call, learned=learned))
-        has_ended = False
-        try:
-            async for answer in answers:
-                if isinstance(answer, Failure):
-                    raise read_failure(answer)
-                yield answer
-            has_ended = True
-        except RayActorError as error:
-            raise EngineStopped(_DIED) from error
-        except BackPressureError as error:
-            raise Overloaded(f"too many calls wait for a replica: {error.message}") from error
-        except RayServeException as error:
-            raise EngineStopped(f"no replica can take the call: {error}") from error
-        finally:
-            if not has_ended:
-                answers.cancel()
-
-
-async def _answers(asking: Any) -> list[Any]:
-    """Of those that answer in time; a replica that has died knows nothing."""
-    try:
-        answers = await asking.results_async(timeout_s=_LOOK_SECONDS, return_exceptions=True)
-    except TimeoutError as error:
-        raise EngineStopped("a replica did not say in time whether the request is its") from error
-    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _named(options: RequestOptions) -> RequestOptions:
@@ -270,13 +206,11 @@ def _routed(prompts: Sequence[EncodedPrompt], options: RequestOptions) -> Routed
     params = [encoded.request.params for encoded in prompts]
     trunk = _trunk([encoded.request.prompt_token_ids for encoded in prompts])
     own = sum(len(encoded.request.prompt_token_ids) - len(trunk) for encoded in prompts)
-    return RoutedRequest(
-        request_id="",
-        namespace=options.namespace,
-        tokens=np.array(trunk, dtype=np.int32),
-        num_expected=own + sum(expected_tokens(entry.n, entry.max_tokens) for entry in params),
-        name=options.request_id or "",
-    )
+    num_expected = own + sum(expected_tokens(entry.n, entry.max_tokens) for entry in params)
+    modules = prompts[0].request.modules
+    if modules is None:
+        return routed_by(trunk, options, num_expected=num_expected)
+    return routed_by_modules(modules.modules, trunk, options, num_expected=num_expected)
 
 
 def _trunk(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -296,6 +230,8 @@ def _events_of(batch: Sequence[PromptEvents]) -> list[StreamEvent]:
     for prompt in batch:
         first = (prompt.started, prompt.progress)
         events.extend(event for event in first if event is not None)
+        if prompt.prompt_logprobs:
+            events.append(PromptLogprobs(prompt.path, tuple(prompt.prompt_logprobs)))
         events.extend(prompt.deltas)
         if prompt.usage is not None:
             events.append(Finished(prompt.path, prompt.usage))

@@ -55,6 +55,8 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray is not typed
         if pending_request is None or call is None:
             return [random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        # Where all have refused the call, one of them says so once more, and it ends.
+        by_name = {n: r for n, r in by_name.items() if n not in call.avoid} or by_name
         chosen = self._choose(call, pending_request, by_name)
         if chosen is None:
             return [list(candidate_replicas)]

@@ -66,20 +66,21 @@ class SchemaWarmer:
             InvalidRequest: Names an unknown one.
             EngineStopped: The engine has stopped.
         """
-        return await self.encode(schema, _chosen(schema, names), namespace, admit)
+        chosen = chosen_modules(schema, names)
+        return await self.encode(chosen, schema.base_position, namespace, admit)
 
     async def encode(
         self,
-        schema: CompiledSchema,
         modules: Sequence[Module],
+        base_position: int,
         namespace: str,
         admit: Admit = nullcontext,
     ) -> Warmed:
-        """As warm(), for modules of the schema themselves."""
+        """As warm(), for modules of one schema, whose own text begins at a position."""
         if not modules:
             return Warmed(0, 0)
         prompts = await asyncio.to_thread(
-            encoding_prompts, self._prompter, schema, modules, namespace
+            encoding_prompts, self._prompter, modules, base_position, namespace
         )
         num_tokens = sum(map(len, modules))
         size = RequestSize((((), num_tokens),), prompts[0].request.request_id)
@@ -107,7 +108,7 @@ class SchemaWarmer:
 
 
 def encoding_prompts(
-    prompter: Prompter, schema: CompiledSchema, modules: Sequence[Module], namespace: str
+    prompter: Prompter, modules: Sequence[Module], base_position: int, namespace: str
 ) -> list[EncodedPrompt]:
     """A prompt for each module, with one draw after it, of which nothing is kept but a token."""
     options = RequestOptions(namespace=namespace, tenant=namespace)
@@ -115,7 +116,7 @@ def encoding_prompts(
     encoded = []
     for module in modules:
         own = (int(module.token_ids[-1]),)
-        imported = ModuleSet((module,), nothing, schema.base_position)
+        imported = ModuleSet((module,), nothing, base_position)
         prompt = prompter.encode(own, _ONE_DRAW, options=options, modules=imported)
         encoded.append(replace(prompt, request=replace(prompt.request, rules=None)))
     return encoded
@@ -123,10 +124,10 @@ def encoding_prompts(
 
 def all_modules(schema: CompiledSchema) -> list[Module]:
     """What a schema may have encoded, each once: scaffolds, modules, and its own text."""
-    return _chosen(schema, ())
+    return chosen_modules(schema, ())
 
 
-def _chosen(schema: CompiledSchema, names: Sequence[str]) -> list[Module]:
+def chosen_modules(schema: CompiledSchema, names: Sequence[str]) -> list[Module]:
     """Those of the names, each once; modules without text of their own need nothing."""
     scaffolds = {scaffold.name: scaffold.module for scaffold in schema.scaffolds}
     by_name: dict[str, Module | None] = {**scaffolds, **schema.modules}

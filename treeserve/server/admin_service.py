@@ -1,8 +1,6 @@
 """The methods of AdminService: drain, clear, log level, calibration and status."""
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.message import Message
@@ -13,10 +11,8 @@ from treeserve.server.doors import Call, Doors
 from treeserve.server.endings import Endings
 from treeserve.server.identity import Permission
 from treeserve.server.methods import Methods
+from treeserve.server.side_contract import Administers, Host
 from treeserve.server.wire import parse
-
-if TYPE_CHECKING:
-    from treeserve.administration import Administration
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +34,13 @@ class AdminService:
     Args:
         doors: Decide whether a call may run.
         endings: Tell of every call.
-        drain: The server's.
+        host: Is drained, and logs.
     """
 
-    def __init__(
-        self,
-        doors: Doors,
-        endings: Endings,
-        drain: Callable[[], Awaitable[bool]],
-    ) -> None:
-        self.administration: Administration | None = None
+    def __init__(self, doors: Doors, endings: Endings, host: Host) -> None:
+        self.administration: Administers | None = None
         self._calls = doors.calls
-        self._drain_server = drain
+        self._host = host
         self._methods = Methods(SERVICE_NAME, doors, endings)
         self._methods.always("Drain", Permission.ADMIN, self._drain)
         self._methods.always("ClearCache", Permission.ADMIN, self._clear_cache)
@@ -65,8 +56,8 @@ class AdminService:
         parse(pb.DrainRequest, data)
         self._require_loaded()
         logger.info("asked to drain %d calls", self._calls.num_running)
-        all_ended = await self._drain_server()
-        return pb.DrainResponse(all_ended=all_ended, running_calls=self._calls.num_running)
+        num_running = await self._host.drain()
+        return pb.DrainResponse(all_ended=not num_running, running_calls=num_running)
 
     async def _clear_cache(self, data: bytes, call: Call) -> Message:
         parse(pb.ClearCacheRequest, data)
@@ -78,10 +69,8 @@ class AdminService:
         level = _LEVELS.get(parse(pb.SetLogLevelRequest, data).level)
         if level is None:
             raise InvalidRequest("level", "must be LOG_LEVEL_DEBUG, _INFO, _WARNING or _ERROR")
-        root = logging.getLogger()
-        previous = _LEVELS_BACK.get(root.level, pb.LOG_LEVEL_UNSPECIFIED)
-        root.setLevel(level)
-        return pb.SetLogLevelResponse(previous=previous)
+        previous = await self._host.set_log_level(level)
+        return pb.SetLogLevelResponse(previous=_LEVELS_BACK.get(previous, pb.LOG_LEVEL_UNSPECIFIED))
 
     async def _calibrate(self, data: bytes, call: Call) -> Message:
         request = parse(pb.CalibrateRequest, data)
@@ -112,7 +101,15 @@ class AdminService:
             counts=counts | dict(status.counts),
         )
 
-    def _require_loaded(self) -> "Administration":
+    def _require_loaded(self) -> Administers:
         if self.administration is None:
             raise NotPossible("the model is still being loaded")
         return self.administration
+
+
+def set_own_log_level(level: int) -> int:
+    """Of this process; returns what it was."""
+    root = logging.getLogger()
+    previous = root.level
+    root.setLevel(level)
+    return previous

@@ -12,13 +12,13 @@ from treeserve.server.doors import Call, Doors
 from treeserve.server.endings import Endings
 from treeserve.server.identity import Permission
 from treeserve.server.methods import Methods
+from treeserve.server.side_contract import KeepsSchemas, TellOthers
 from treeserve.server.wire import parse
 
 if TYPE_CHECKING:
     from treeserve.pml import CompiledSchema
     from treeserve.prefixes.folder import SavedEntry
     from treeserve.scheduler.modules import Module
-    from treeserve.server.backstage import Backstage
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ModuleService"].full_name
 
@@ -36,7 +36,9 @@ class ModuleService:
 
     def __init__(self, doors: Doors, endings: Endings, *, log_prompts: bool) -> None:
         self._log_prompts = log_prompts
-        self.backstage: Backstage | None = None
+        self.backstage: KeepsSchemas | None = None
+        self.tell_others: TellOthers | None = None
+        """Told of every schema that is put or deleted; None: nobody else keeps them."""
         self._methods = Methods(SERVICE_NAME, doors, endings)
         self._methods.work("PutSchema", Permission.RETAIN, self._put)
         self._methods.look("ListSchemas", Permission.RETAIN, self._list)
@@ -60,6 +62,8 @@ class ModuleService:
         put = await asyncio.to_thread(
             schemas.put, call.tenant, request.pml, overwrite=request.overwrite
         )
+        if self.tell_others is not None:
+            await self.tell_others(call.tenant, put.schema.name, request.pml)
         return pb.PutSchemaResponse(schema=_write_summary(put.schema), existed=put.existed)
 
     async def _list(self, data: bytes, call: Call) -> Message:
@@ -81,6 +85,8 @@ class ModuleService:
     async def _delete(self, data: bytes, call: Call) -> Message:
         request = parse(pb.DeleteSchemaRequest, data)
         self._ready().schemas.delete(call.tenant, request.name)
+        if self.tell_others is not None:
+            await self.tell_others(call.tenant, request.name, None)
         return pb.DeleteSchemaResponse()
 
     async def _warm(self, data: bytes, call: Call) -> Message:
@@ -133,7 +139,7 @@ class ModuleService:
         await asyncio.to_thread(keeper.delete_saved, request.name, call.tenant)
         return pb.DeleteSavedSchemaResponse()
 
-    def _ready(self) -> "Backstage":
+    def _ready(self) -> KeepsSchemas:
         if self.backstage is None:
             raise NotPossible("this server has no engine to keep schemas for")
         return self.backstage

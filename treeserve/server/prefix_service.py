@@ -13,12 +13,13 @@ from treeserve.server.doors import Call, Doors
 from treeserve.server.endings import Endings
 from treeserve.server.identity import Permission
 from treeserve.server.methods import Methods
+from treeserve.server.side_contract import KeepsPrefixes
 from treeserve.server.wire import parse
 from treeserve.types import Prompt
 
 if TYPE_CHECKING:
     from treeserve.prefixes.folder import SavedEntry
-    from treeserve.prefixes.keeper import Held, PrefixKeeper
+    from treeserve.prefixes.keeper import Held
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PrefixService"].full_name
 DEFAULT_WEIGHT = 1.0
@@ -38,7 +39,7 @@ class PrefixService:
 
     def __init__(self, doors: Doors, endings: Endings, *, log_prompts: bool) -> None:
         self._log_prompts = log_prompts
-        self.keeper: PrefixKeeper | None = None
+        self.keeper: KeepsPrefixes | None = None
         self._methods = Methods(SERVICE_NAME, doors, endings)
         self._methods.work("Warm", Permission.RETAIN, self._warm)
         self._methods.work("Retain", Permission.RETAIN, self._retain)
@@ -134,7 +135,7 @@ class PrefixService:
             call.record.prompt = text_of(prompt)
         return prompt
 
-    def _keeper(self) -> "PrefixKeeper":
+    def _keeper(self) -> KeepsPrefixes:
         if self.keeper is None:
             raise NotPossible("this server has no engine to keep prefixes in")
         return self.keeper

@@ -7,7 +7,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from treeserve.server import module_service, prefix_service, tree_service
-from treeserve.server.admin_service import AdminService
+from treeserve.server.admin_service import AdminService, set_own_log_level
 from treeserve.server.backstage import Backstage
 from treeserve.server.config import Address, ServerConfig
 from treeserve.server.doors import Doors
@@ -47,7 +47,7 @@ class SideServices:
         self._tree = TreeService(doors, endings)
         self._prefix = PrefixService(doors, endings, log_prompts=config.log_prompts)
         self._module = ModuleService(doors, endings, log_prompts=config.log_prompts)
-        self._admin = AdminService(doors, endings, drain)
+        self._admin = AdminService(doors, endings, _Process(doors, drain))
         self.admin_address = config.admin_address
         """None: there is no AdminService."""
         self._admin_server: grpc.aio.Server | None = None
@@ -87,3 +87,23 @@ class SideServices:
         """Close the admin address; running calls there end."""
         if self._admin_server is not None:
             await self._admin_server.stop(None)
+
+
+class _Process:
+    """The server's own process, as its AdminService sees it.
+
+    Args:
+        doors: Count its calls.
+        drain: The server's.
+    """
+
+    def __init__(self, doors: Doors, drain: Callable[[], Awaitable[bool]]) -> None:
+        self._calls = doors.calls
+        self._drain = drain
+
+    async def drain(self) -> int:
+        await self._drain()
+        return self._calls.num_running
+
+    async def set_log_level(self, level: int) -> int:
+        return set_own_log_level(level)

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
 from treeserve.errors import NotPossible
-from treeserve.inspection import Inspection, Scope, TreeView, cut_view
+from treeserve.inspection import Scope, TreeView, cut_view
 from treeserve.pb import tree_pb2 as pb
 from treeserve.server.activity_convert import read_get_activity, write_activity
 from treeserve.server.doors import Call, Doors
@@ -17,6 +18,7 @@ from treeserve.server.endings import Endings
 from treeserve.server.identity import Permission
 from treeserve.server.methods import Methods, require_ready
 from treeserve.server.refusals import Overloaded
+from treeserve.server.side_contract import Inspects
 from treeserve.server.tree_convert import (
     WatchQuery,
     read_get_plan,
@@ -29,6 +31,8 @@ from treeserve.server.tree_convert import (
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TreeService"].full_name
 MAX_WATCHERS = 64
 MAX_WATCHERS_OF_TENANT = 16
+AskActivity: TypeAlias = Callable[[str | None, int], Awaitable[pb.GetActivityResponse]]
+"""(tenant, or None for everybody; calls to list) -> what goes on."""
 _NOTICES_DRAIN_WITHIN_SECONDS = 0.5
 
 
@@ -41,7 +45,9 @@ class TreeService:
     """
 
     def __init__(self, doors: Doors, endings: Endings) -> None:
-        self.inspection: Inspection | None = None
+        self.inspection: Inspects | None = None
+        self.ask_activity: AskActivity = self.activity
+        """Who says what goes on: this process, or all of them."""
         self._calls = doors.calls
         self._doorkeeper = doors.doorkeeper
         self._activity = doors.activity
@@ -58,6 +64,16 @@ class TreeService:
         """Streams of WatchTree that are open."""
         return self._watchers.total()
 
+    async def activity(self, tenant: str | None, max_calls: int) -> pb.GetActivityResponse:
+        """What goes on in this process.
+
+        Args:
+            tenant: Whose calls; None: everybody's.
+            max_calls: That are listed.
+        """
+        records = self._activity.running(tenant)
+        return write_activity(records, max_calls, self._totals, self._activity)
+
     def handler(self) -> "grpc.GenericRpcHandler[bytes, Message]":
         """To be added to a grpc.aio server."""
         return self._methods.handler()
@@ -73,8 +89,7 @@ class TreeService:
 
     async def _get_activity(self, data: bytes, call: Call) -> Message:
         max_calls, all_namespaces = read_get_activity(data)
-        records = self._activity.running(self._scope(call, all_namespaces).namespace)
-        return write_activity(records, max_calls, self._totals, self._activity)
+        return await self.ask_activity(self._scope(call, all_namespaces).namespace, max_calls)
 
     async def _watch_tree(self, data: bytes, call: Call) -> AsyncGenerator[Message, None]:
         query = read_watch_tree(data)
@@ -118,7 +133,7 @@ class TreeService:
             seconds -= _NOTICES_DRAIN_WITHIN_SECONDS
         require_ready(self._calls)
 
-    def _inspection(self) -> Inspection:
+    def _inspection(self) -> Inspects:
         if self.inspection is None:
             raise NotPossible("this server has no engine to look at")
         return self.inspection
