@@ -81,6 +81,17 @@ def test_what_was_used_least_recently_goes_first_and_from_its_end():
     assert held.match("", ids([5, 6, 7]))[0] == 3
 
 
+def test_a_trunk_is_what_many_different_prompts_go_on_from():
+    held = filled(100)
+    for last in (4, 5, 6):
+        held.insert("", ids([1, 2, 3, last, 9]), 0, 1.0)
+        assert held.find("", ids([1, 2, 3, 4, 9])).num_trunk == 0
+    held.insert("", ids([1, 2, 3, 7, 9]), 0, 1.0)
+    for tokens in ([1, 2, 3, 4, 9], [1, 2, 3, 8], [1, 2, 3]):
+        assert held.find("", ids(tokens)).num_trunk == 3
+    assert held.find("", ids([1, 2])).num_trunk == 0
+
+
 def test_what_one_forgets_others_still_hold():
     held = filled(4, 100)
     for replica in (0, 1):

@@ -125,6 +125,40 @@ def test_work_is_done_again_for_balance_only_as_far_as_there_is_credit():
     assert send(poor, request(TRUNK)).reason == "prefix"
 
 
+def conversation(last: int):
+    return request([*TRUNK, last, *range(4000, 4600)])
+
+
+def test_a_trunk_is_copied_for_a_smaller_difference_than_a_conversation_is_moved():
+    """Its copy serves those that come later too."""
+    made = router(2, eager_weight=0.1, load_weight=0, trunk_weight=0.25)
+    for last in range(2000, 2004):
+        made.routed(conversation(last), "replica-0")
+        assert made.choose(conversation(2000)).reason == "prefix"
+    # 3,400 tokens open: at 0.1 worth more than a quarter of the trunk, and less than 600 tokens.
+    assert made.load_of("replica-0") == 1000 + 4 * 601
+    assert made.choose(request([*TRUNK, 2999])).reason == "spread"
+    assert made.choose(conversation(2000)).reason == "prefix"
+    full = router(2, eager_weight=0.1, load_weight=0, trunk_weight=1)
+    for last in range(2000, 2004):
+        full.routed(conversation(last), "replica-0")
+    assert full.choose(request([*TRUNK, 2999])).reason == "prefix"
+
+
+def test_the_less_credit_is_left_the_further_behind_a_replica_has_to_be():
+    options = {"eager_weight": 0.5, "load_weight": 0, "credit_fraction": 0, "trunk_weight": 1}
+    rich, poor = (router(2, **options, credit_tokens=2000) for _ in range(2))
+    for replica_id in ("replica-0", "replica-1"):
+        spent = request(range(5000, 7400))
+        poor.routed(spent, replica_id)
+        poor.completed(spent.request_id)
+    for made in (rich, poor):
+        made.routed(request(TRUNK, num_expected=1000), "replica-0")
+    # 3,000 tokens are open: worth 1,500 with all the credit, and 600 with the 1,600 that are left.
+    assert rich.choose(request(TRUNK)).reason == "spread"
+    assert poor.choose(request(TRUNK)).reason == "prefix"
+
+
 def test_samples_are_not_expected_to_be_as_long_as_they_may_be():
     assert expected_tokens(4, 16) == 64
     assert expected_tokens(4, 1 << 20) == 4 * 256

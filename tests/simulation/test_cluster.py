@@ -12,9 +12,10 @@ from treeserve.simulation.device import preset
 CONFIG = SchedulerConfig(num_pages=20_000, token_budget=2048)
 
 
-def simulated(name: str, seconds: float, routing=None, num_replicas: int = 4):
+def simulated(name: str, seconds: float, routing=None, num_replicas: int = 4, engines="lean"):
     trace = CLUSTER_WORKLOADS[name](num_replicas, seconds)
-    return simulate_cluster(trace, num_replicas, preset("h100-8b"), CONFIG, routing)
+    device = preset("h100-8b")
+    return simulate_cluster(trace, num_replicas, device, CONFIG, routing, engines=engines)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,11 @@ def test_every_request_ends_and_draws_all_its_tokens(routed):
     assert routed.output_tokens == sum(sum(request.output_lengths) for request in trace)
 
 
-def test_one_replica_that_holds_everything_computes_the_least_and_no_more():
-    alone = simulated("prompts", 3, num_replicas=1)
+@pytest.mark.parametrize("engines", ["scheduler", "lean"])
+def test_one_replica_that_holds_everything_computes_the_least_and_no_more(engines):
+    alone = simulated("prompts", 2, num_replicas=1, engines=engines)
     assert alone.computed_tokens == alone.least_tokens
-    assert (alone.imbalance, alone.warm_imbalance) == (1.0, 1.0)
+    assert (alone.load.imbalance, alone.later_load.imbalance) == (1.0, 1.0)
 
 
 def test_the_router_computes_far_less_than_two_choices_do(routed):
@@ -45,7 +47,8 @@ def test_equal_traces_give_equal_results(routed):
     again = simulated("prompts", 4)
     assert again.computed_tokens == routed.computed_tokens
     assert again.reasons == routed.reasons
-    assert again.end_to_end == routed.end_to_end
+    assert again.time_to_first_token == routed.time_to_first_token
+    assert again.load == routed.load
 
 
 def test_a_router_that_never_computes_again_is_less_balanced():
@@ -55,4 +58,4 @@ def test_a_router_that_never_computes_again_is_less_balanced():
     bound = simulated("contest", 4, router)
     free = simulated("contest", 4)
     assert bound.excess < free.excess
-    assert bound.imbalance > free.imbalance
+    assert bound.load.imbalance > free.load.imbalance

@@ -14,18 +14,23 @@ class RouterConfig:
 
     calm_tokens: float = 0.0
     """Open work up to which a replica is never overloaded."""
-    load_weight: float = 0.02
-    """What a token of open work beyond that costs at least, in tokens that would have to be
-    computed again: a trunk of 2,000 tokens is worth waiting behind 100,000 tokens of work at 0.02.
+    load_weight: float = 0.005
+    """What a token of open work beyond that costs without credit, in tokens that would have to be
+    computed again: 300 tokens of a conversation are worth waiting behind 60,000 tokens of work at
+    0.005, and as `trunk_weight` says a trunk of 1,200 tokens too.
     """
     eager_weight: float = 0.1
-    """What it costs as long as there is credit for computing tokens again."""
-    credit_fraction: float = 0.04
+    """What it costs with all the credit there can be; in between as much credit as there is."""
+    credit_fraction: float = 0.03
     """Every token that is computed gives so much credit: about the part of all work that is done
     twice for the sake of balance.
     """
-    credit_tokens: float = 2048.0
+    credit_tokens: float = 1024.0
     """Credit for each replica at the start, and at most."""
+    trunk_weight: float = 0.25
+    """What a token of a trunk weighs against open work where it would have to be computed again: a
+    copy of a trunk, from which many prompts go on, serves those that come later too.
+    """
     min_matched_tokens: int = 32
     """A prefix shorter than that draws no request to its holder."""
     drawn_weight: float = 2.0

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]
 
+_TRUNK_CHILDREN = 4
+"""A node with fewer is taken for one conversation or tree, which may fork now and then."""
 _SLACK = 64
 """Stale entries that a replica's order may have beside as many again as it has good ones."""
 
@@ -51,6 +53,16 @@ class _Shelf:
     num_nodes: int = 0
     order: list[tuple[float, int, Node]] = field(default_factory=list)
     """A heap; an entry is good if its node has this very time and the replica holds no child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Of a prompt."""
+
+    matched: npt.NDArray[np.int64]
+    """[num_replicas or more]: how many of the first tokens each replica is thought to hold."""
+    num_trunk: int
+    """Of the first tokens: many different prompts go on from there."""
 
 
 class HeldPrefixes:
@@ -96,9 +108,13 @@ class HeldPrefixes:
             namespace: Prefixes of two namespaces never meet.
             tokens: [n] of the prompt.
         """
+        return self.find(namespace, tokens).matched
+
+    def find(self, namespace: Hashable, tokens: TokenIds) -> Found:
+        """The same, and how much of the prompt is a trunk."""
         matched = np.zeros(self._num_bits, dtype=np.int64)
         node: Node | None = self._roots.get(namespace)
-        position = 0
+        position = num_trunk = 0
         while node is not None and position < len(tokens):
             child = node.children.get(int(tokens[position]))
             if child is None:
@@ -108,8 +124,10 @@ class HeldPrefixes:
             matched[self._indices(child.holders)] = position
             if num_same < len(child.tokens):
                 break
+            if len(child.children) >= _TRUNK_CHILDREN:
+                num_trunk = position
             node = child
-        return matched
+        return Found(matched, num_trunk)
 
     def insert(self, namespace: Hashable, tokens: TokenIds, replica: int, now: float) -> int:
         """The replica holds this prefix from now on; returns how many tokens are new to it.

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -90,8 +90,10 @@ class Router:
 
     Work that is open at a replica costs `load_weight` a token beyond `calm_tokens`. So a hot trunk
     is computed a second time where, and only where, its holders have so much more to do than
-    another that waiting would cost more. While there is credit it costs `eager_weight`: a small
-    part of all work may be done twice for the sake of balance, and once two replicas hold a trunk
+    another that waiting would cost more. With credit it costs up to `eager_weight`, the more the
+    more there is, and a trunk counts by `trunk_weight` only: a small part of all work may be done
+    twice for the sake of balance, rather for trunks than for one conversation, and first where the
+    difference is largest. Once two replicas hold a trunk
     they share its requests for nothing. A request of which nobody holds enough goes to the lesser
     loaded of two, chosen at random, so that many routers do not all choose the same.
     """
@@ -160,13 +162,13 @@ class Router:
             NoReplica: There is none.
         """
         owner = self._owner(request, candidates)
-        matched = self.held.match(request.namespace, request.tokens)
+        found = self.held.find(request.namespace, request.tokens)
         if owner is not None:
-            return Route(owner, int(matched[self._replicas[owner].index]), "owner")
+            return Route(owner, int(found.matched[self._replicas[owner].index]), "owner")
         indices = self._all if candidates is None else self._indices(candidates)
         if not len(indices):
             raise NoReplica("no replica is ready")
-        return self._choose(request, indices, matched[indices])
+        return self._choose(indices, found.matched[indices], found.num_trunk)
 
     def routed(self, request: RoutedRequest, replica_id: str) -> None:
         """The request was sent there; to be followed by one `completed`."""
@@ -237,26 +239,34 @@ class Router:
 
     def _choose(
         self,
-        request: RoutedRequest,
         indices: npt.NDArray[np.intp],
         matched: npt.NDArray[np.int64],
+        num_trunk: int,
     ) -> Route:
         loads = self._own_work[indices] + self._work_of_others[indices]
         best = int(matched.max())
         if best < self._config.min_matched_tokens:
             return self._route(indices, matched, self._lesser_of_two(loads), "balance")
-        chosen = self._cheapest(matched, loads, self._config.eager_weight)
+        trunk = np.minimum(matched, num_trunk)
+        values = matched - (1 - self._config.trunk_weight) * trunk
+        chosen = self._cheapest(values, loads, self._weight())
         if best - int(matched[chosen]) > self._credit:
-            chosen = self._cheapest(matched, loads, self._config.load_weight)
+            chosen = self._cheapest(values, loads, self._config.load_weight)
         reason: RouteReason = "prefix" if int(matched[chosen]) == best else "spread"
         return self._route(indices, matched, chosen, reason)
 
+    def _weight(self) -> float:
+        """Of open work; the less credit is left, the more a replica has to be behind."""
+        patient, eager = self._config.load_weight, self._config.eager_weight
+        most = self._config.credit_tokens * len(self._replicas)
+        return patient + (eager - patient) * (self._credit / most if most else 0.0)
+
     def _cheapest(
-        self, matched: npt.NDArray[np.int64], loads: npt.NDArray[np.float64], weight: float
+        self, values: npt.NDArray[Any], loads: npt.NDArray[np.float64], weight: float
     ) -> int:
         """Of equal ones the least loaded."""
         overload = np.maximum(loads - self._config.calm_tokens, 0.0)
-        costs = weight * overload - matched
+        costs = weight * overload - values
         cheapest = np.flatnonzero(costs == costs.min())
         return int(cheapest[loads[cheapest].argmin()])
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from treeserve.bench.cluster.table import render, render_paper
+from treeserve.bench.cluster.table import render, render_decisions, render_paper
 from treeserve.commands.bench_result import (
     add_result_options,
     check_result_options,
@@ -20,14 +20,19 @@ this machine: how many prompt tokens are computed, how even the load is, how fas
 treeserve's router, Ray Serve's default, and Ray's own router by prefixes; and one replica alone,
 which holds everything. Needs treeserve[ray].
 
-With --simulate no model runs and Ray is not needed: the real router before the scheduler's own
-simulation, with as many replicas as you like.
+With --simulate no model runs and Ray is not needed: the real router before engines on paper, with
+as many replicas as you like. Lean engines take steps that are alike as one; with --engines
+scheduler each is the real scheduler, many times slower. With --decisions the router alone is timed.
 
   treeserve bench cluster                                    two replicas, about five minutes
-  treeserve bench cluster --simulate 64,256 --seconds 10
+  treeserve bench cluster --simulate 64,256,1024             on paper; 1,024 take an hour or two
+  treeserve bench cluster --decisions 1024                   10 million cached tokens, seconds
 """
 _WORKLOADS = ("prompts", "contest", "agents")
 _ROUTERS = ("treeserve", "two choices", "ray prefix")
+_ENGINES = ("lean", "scheduler")
+_NUM_DECISIONS = 5_000
+_LINE_SECONDS = 30.0
 
 
 def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
@@ -44,7 +49,16 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--router", action="append", choices=_ROUTERS, help="may be repeated; default: all")
     add("--simulate", metavar="N,…", help="numbers of replicas, on paper; no model, no Ray")
     add(
-        "--seconds", type=float, default=10.0, metavar="SECONDS",
+        "--engines", choices=_ENGINES, default="lean",
+        help="with --simulate; default: %(default)s",
+    )  # fmt: skip
+    add("--decisions", metavar="N,…", help="numbers of replicas: what a decision takes")
+    add(
+        "--cached-tokens", type=int, default=10_000_000, metavar="N",
+        help="with --decisions; default: %(default)s",
+    )  # fmt: skip
+    add(
+        "--seconds", type=float, default=30.0, metavar="SECONDS",
         help="of arrivals, with --simulate; default: %(default)g",
     )  # fmt: skip
     add_engine_options(parser)
@@ -54,13 +68,18 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure or simulate, and print a table."""
     check_result_options(args)
-    for name in ("replicas", "chains", "streams"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}: must be at least 1, got {getattr(args, name)}")
+    for name in ("replicas", "chains", "streams", "cached-tokens"):
+        value = getattr(args, name.replace("-", "_"))
+        if value < 1:
+            raise ConfigError(f"--{name}: must be at least 1, got {value}")
     if not 0 < args.seconds < float("inf"):
         raise ConfigError(f"--seconds: must be above 0, got {args.seconds:g}")
     if args.simulate is not None:
-        return _simulate(args, _sizes(args.simulate))
+        if args.decisions is not None:
+            raise ConfigError("--decisions: not with --simulate; choose one")
+        return _simulate(args, _sizes("--simulate", args.simulate))
+    if args.decisions is not None:
+        return _decide(args, _sizes("--decisions", args.decisions))
     if args.source is not None:
         show_result(args, read_result(args.source, "cluster"), render)
         return 0
@@ -69,13 +88,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _simulate(args: argparse.Namespace, sizes: list[int]) -> int:
-    from treeserve.bench.cluster.simulated import simulate_clusters
+    from treeserve.bench.cluster.simulated import PaperOptions, simulate_clusters
 
     if args.source is not None:
         show_result(args, read_result(args.source, "cluster simulation"), render_paper)
         return 0
     routers = [name for name in args.router or _ROUTERS if name != "ray prefix"]
-    with ProgressLine() as progress:
+    with ProgressLine(line_seconds=_LINE_SECONDS) as progress:
         last = ""
 
         def tell(title: str, num_ended: int, now: float) -> None:
@@ -85,9 +104,31 @@ def _simulate(args: argparse.Namespace, sizes: list[int]) -> int:
                 last = title
             progress.tell(f"{num_ended} requests, {now:.1f} s of virtual time")
 
-        workloads = args.workload or _WORKLOADS
-        result = simulate_clusters(sizes, workloads, args.seconds, routers, tell)
+        options = PaperOptions(
+            sizes=sizes,
+            workloads=args.workload or _WORKLOADS,
+            seconds=args.seconds,
+            routers=routers,
+            engines=args.engines,
+        )
+        result = simulate_clusters(options, tell)
     show_result(args, result, render_paper)
+    return 0
+
+
+def _decide(args: argparse.Namespace, sizes: list[int]) -> int:
+    from treeserve.bench.cluster.decisions import measure_decisions
+
+    if args.source is not None:
+        show_result(args, read_result(args.source, "router decisions"), render_decisions)
+        return 0
+    with ProgressLine() as progress:
+        measured = [
+            measure_decisions(size, args.cached_tokens, _NUM_DECISIONS, progress.start)
+            for size in sizes
+        ]
+    result = {"benchmark": "router decisions", "measured": measured}
+    show_result(args, result, render_decisions)
     return 0
 
 
@@ -109,9 +150,9 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         return measure_cluster(options, progress.start)
 
 
-def _sizes(text: str) -> list[int]:
+def _sizes(option: str, text: str) -> list[int]:
     sizes = [part.strip() for part in text.split(",")]
     for part in sizes:
         if not part.isdigit() or int(part) < 1:
-            raise ConfigError(f"--simulate: must be numbers of at least 1, got {part!r}")
+            raise ConfigError(f"{option}: must be numbers of at least 1, got {part!r}")
     return [int(part) for part in sizes]

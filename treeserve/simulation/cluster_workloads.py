@@ -7,7 +7,11 @@ from treeserve.simulation.workloads import Rates, Workload
 
 _SEED = 11
 _BURST, _CALM = 1.5, 0.7
-"""Of the mean rate."""
+"""Of the mean rate, in turn; together they are the mean again."""
+_PROMPTS_RATE, _CONTEST_RATE, _AGENTS_RATE = 12.0, 2.5, 1.5
+"""Conversations, problems and trees a second for each replica: about two thirds of what one can do
+with the options of `treeserve bench cluster`.
+"""
 
 
 def prompts(num_replicas: int, seconds: float) -> list[TraceRequest]:
@@ -15,8 +19,8 @@ def prompts(num_replicas: int, seconds: float) -> list[TraceRequest]:
     workload = Workload(_SEED)
     weights = [1 / (1 + rank) for rank in range(2 * num_replicas)]
     for weight in weights:
-        rate = 5 * num_replicas * weight / sum(weights)
-        workload.chat(max(1, int(rate * seconds)), _rates(rate))
+        rate = _PROMPTS_RATE * num_replicas * weight / sum(weights)
+        workload.chat(_most(rate, seconds), _rates(rate, seconds))
     return workload.requests()
 
 
@@ -24,17 +28,19 @@ def contest(num_replicas: int, seconds: float) -> list[TraceRequest]:
     """Problems with 8 to 32 samples each, under a few-shot prompt for every four replicas."""
     workload = Workload(_SEED)
     num_contests = max(1, num_replicas // 4)
-    rate = 1.5 * num_replicas / num_contests
+    rate = _CONTEST_RATE * num_replicas / num_contests
     for _ in range(num_contests):
-        workload.contest(max(1, int(rate * seconds)), (8, 16, 32), _rates(rate))
+        workload.contest(_most(rate, seconds), (8, 16, 32), _rates(rate, seconds))
     return workload.requests()
 
 
 def agents(num_replicas: int, seconds: float) -> list[TraceRequest]:
     """Trees three to six deep, under a set of tools for every two replicas."""
     workload = Workload(_SEED)
-    for _ in range(max(1, num_replicas // 2)):
-        workload.agents(max(1, int(2 * seconds)), _rates(2.0))
+    num_tools = max(1, num_replicas // 2)
+    rate = _AGENTS_RATE * num_replicas / num_tools
+    for _ in range(num_tools):
+        workload.agents(_most(rate, seconds), _rates(rate, seconds))
     return workload.requests()
 
 
@@ -46,5 +52,10 @@ CLUSTER_WORKLOADS: dict[str, Callable[[int, float], list[TraceRequest]]] = {
 """By name: (replicas, seconds of arrivals) -> trace."""
 
 
-def _rates(mean: float) -> Rates:
-    return Rates(burst=_BURST * mean, calm=_CALM * mean)
+def _rates(mean: float, seconds: float) -> Rates:
+    return Rates(burst=_BURST * mean, calm=_CALM * mean, until_seconds=seconds)
+
+
+def _most(rate: float, seconds: float) -> int:
+    """More than will come in that time."""
+    return round(3 * rate * seconds) + 20

@@ -43,12 +43,36 @@ class PaperDevice:
         if step.num_rows == 0:
             return self.overhead_seconds
         plan = step.plan
-        arithmetic = step.num_rows * self.flops_per_row / self.flops_per_second
+        return self.seconds(
+            num_rows=step.num_rows,
+            num_seen=int(step.positions.sum(dtype=np.int64)) + step.num_rows,
+            tokens_read=plan.counts.tokens_read,
+            num_states=len(plan.item_rows),
+            num_items=plan.num_items,
+        )
+
+    def seconds(
+        self,
+        *,
+        num_rows: int,
+        num_seen: float,
+        tokens_read: float,
+        num_states: int,
+        num_items: int,
+    ) -> float:
+        """How long a step takes that has rows.
+
+        Args:
+            num_rows: Tokens that are computed.
+            num_seen: Tokens that each row attends to, summed over the rows.
+            tokens_read: Of KV, each as often as it is read.
+            num_states: Partial results of attention.
+            num_items: Work items.
+        """
+        arithmetic = num_rows * self.flops_per_row / self.flops_per_second
         linear = max(arithmetic, self.weights_bytes / self.bytes_per_second)
-        num_seen = int(step.positions.sum(dtype=np.int64)) + step.num_rows
-        num_bytes = plan.counts.tokens_read * self.bytes_per_kv_token
-        num_bytes += len(plan.item_rows) * self.bytes_per_state
-        reading = num_bytes / self.bytes_per_second + plan.num_items * self.item_seconds
+        num_bytes = tokens_read * self.bytes_per_kv_token + num_states * self.bytes_per_state
+        reading = num_bytes / self.bytes_per_second + num_items * self.item_seconds
         attention = max(num_seen * self.flops_per_seen_token / self.flops_per_second, reading)
         return self.overhead_seconds + linear + attention
 

@@ -64,6 +64,12 @@ class Ledger:
         tokens = np.where(is_last & self._stops[numbers], STOP_TOKEN, FIRST_DRAWN_TOKEN + numbers)
         return tokens.astype(np.int32)
 
+    def drew_all(self, request_id: str, sample_index: int, first_at: float, last_at: float) -> None:
+        """A sample that has drawn all it will, and when it drew its first and its last token."""
+        number = self._sample_numbers[request_id, sample_index]
+        self._num_drawn[number] = self._lengths[number]
+        self._first_at[number], self._last_at[number] = first_at, last_at
+
     def drawn_tokens(self, request_id: str, sample_index: int) -> Int32Array:
         """All that the sample drew, once it has ended."""
         number = self._sample_numbers[request_id, sample_index]

@@ -6,6 +6,7 @@ in `overload` it falls behind as long as requests come.
 
 import argparse
 import itertools
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ class Rates:
 
     burst: float
     calm: float
+    until_seconds: float = math.inf
+    """Nobody arrives after that, even if more were asked for."""
 
 
 class Workload:
@@ -200,6 +203,8 @@ class Workload:
         for _ in range(count):
             in_burst = now % (_BURST_SECONDS + _CALM_SECONDS) < _BURST_SECONDS
             now += self._random.expovariate(rates.burst if in_burst else rates.calm)
+            if now > rates.until_seconds:
+                return
             yield round(now, 3)
 
     def _between(self, least: float, most: float) -> float:
