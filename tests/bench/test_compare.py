@@ -1,6 +1,6 @@
 """Which draws of sharing on and off may differ, and which may not."""
 
-from treeserve.bench.decode.compare import compare_samples
+from treeserve.bench.decode.compare import compare_samples, compare_tokens
 from treeserve.bench.decode.sides import Drawn
 
 
@@ -37,3 +37,11 @@ def test_a_sample_may_not_part_where_one_side_is_sure():
 def test_a_token_that_is_not_among_the_likeliest_is_wrong():
     found = compare_samples([[draw(3, -1.0)]], [[draw(4, -1.0)]], "bfloat16")
     assert "differ" in found.wrong
+
+
+def test_tokens_alone_may_part_only_where_the_drawn_one_was_hardly_likelier():
+    mine = [draw(3, -1.0), draw(4, -1.0, t5=-1.001), draw(6, -1.0)]
+    parted = compare_tokens([mine, mine], [[3, 4, 6], [3, 5, 9]], "float32")
+    assert (parted.num_equal, parted.num_parted, parted.wrong) == (4, 1, "")
+    wrong = compare_tokens([mine], [[3, 4, 7]], "float32").wrong
+    assert wrong == "sample 0, token 2: tokens 6 and 7 differ, and not by rounding"

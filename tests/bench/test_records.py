@@ -91,7 +91,7 @@ def decode_case(prefix: int, on: float, off: float, ceiling: float) -> DecodeCas
 def test_throughput_changes_from_the_shortest_to_the_longest_prefix():
     cases = [decode_case(400, 90, 50, 100), decode_case(100, 100, 80, 100)]
     skipped = DecodeCase(batch=4, prefix=800, status="skipped", reason="does not fit")
-    summary = summarize_decode([*cases, skipped])
+    summary = summarize_decode([case.to_json() for case in [*cases, skipped]])
     [change] = summary["throughput_change"]
     assert (change["from_prefix"], change["to_prefix"]) == (100, 400)
     assert change["on"] == pytest.approx(-0.1)

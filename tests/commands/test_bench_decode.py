@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from treeserve.bench.decode import models, sides
+from treeserve.bench.decode import batching, models, sides
+from treeserve.bench.decode import case as case_module
+from treeserve.bench.decode.batching import BatchingSide
 from treeserve.bench.decode.case import length_of
 from treeserve.bench.decode.floor import StepFloor
+from treeserve.bench.decode.peak_memory import MemoryNotMeasured, MemoryTask, measure_memory
+from treeserve.bench.decode.rivals import RivalFailed
+from treeserve.bench.decode.source import ModelSource
 from treeserve.bench.rates import Rates
 from treeserve.commands.main import main
+from treeserve.scheduler.plan.cost import CostModel
 
 SMALL = ["--device", "cpu", "--steps", "2", "--rounds", "2", "--calibration", "off"]
 CASES = ["--batch", "1,6", "--prefix", "48,160"]
@@ -51,18 +57,48 @@ def test_every_case_says_its_rates_its_floor_and_where_the_time_goes(capsys):
     assert (short["new_tokens"], long["new_tokens"]) == (4, 9)
     for case in (short, long):
         assert case["status"] == "timed", case["reason"]
+        assert case["without"] == {}
         rates = {name: rate["tokens_per_second"] for name, rate in case["sides"].items()}
         assert case["tokens_per_second"] == rates["on"]
         assert case["transformers_tokens_per_second"] == rates["transformers"] > 0
         assert case["over_transformers"] == rates["on"] / rates["transformers"]
+        batching = rates["transformers_batching"]
+        assert case["transformers_batching_tokens_per_second"] == batching > 0
+        assert case["over_transformers_batching"] == rates["on"] / batching
         assert case["share_of_floor"] == rates["on"] / case["floor_tokens_per_second"]
         shares = case["shares"]
         assert list(shares) == [
-            "attention", "linear_layers", "output_head", "sampling", "rest_of_model", "plan",
-            "scheduler",
+            "attention", "linear_layers", "output_head", "norms", "rest_of_model", "sampling",
+            "batch", "plan", "scheduler",
         ]  # fmt: skip
         assert min(shares.values()) > 0
         assert sum(shares.values()) == pytest.approx(1)
+        # Weights of 2 bytes, and whole pages of 16 slots in 2 layers of 2 KV heads of 16.
+        assert case["weights_bytes"] == 2 * 410_240
+        assert case["pool_bytes"] % (16 * 2 * 2 * 2 * 16 * 2) == 0
+        assert case["pool_bytes"] >= (64 + 5 * (8 + case["new_tokens"])) * 2 * 2 * 2 * 16 * 2
+        assert (case["peak_bytes"], case["over_memory"]) == (None, None)
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_case_is_that_of_a_process_of_its_own(capsys):
+    options = ["--dtype", "bfloat16", "--batch", "2", "--prefix", "20", "--memory"]
+    [case] = measure(capsys, *options)["cases"]
+    assert case["without_memory"] == ""
+    assert case["peak_bytes"] > case["program_bytes"] + case["weights_bytes"] + case["pool_bytes"]
+    least = case["weights_bytes"] + case["pool_bytes"]
+    assert case["over_memory"] == case["peak_bytes"] / least - 1
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_to_tell_its_memory_says_why():
+    """A case's times are shown all the same."""
+    task = MemoryTask(
+        source=ModelSource(name="/no-such", is_checkpoint=False, dtype="float32", device="cpu"),
+        backend="torch", costs=CostModel(), threads=1, num_pages=9, token_budget=9, max_tokens=9,
+    )  # fmt: skip
+    with pytest.raises(MemoryNotMeasured, match="cannot read the configuration of /no-such"):
+        measure_memory(task, [(1, 2)])
 
 
 def test_what_transformers_draws_is_compared_before_its_times_are_shown(capsys, monkeypatch):
@@ -84,12 +120,58 @@ def test_what_transformers_draws_is_compared_before_its_times_are_shown(capsys, 
 def test_a_cache_that_transformers_has_no_memory_for_is_left_out_with_the_reason(
     capsys, monkeypatch
 ):
-    monkeypatch.setattr("treeserve.bench.decode.versus.free_bytes", lambda _device: 1 << 20)
+    for name in ("versus", "batching"):
+        monkeypatch.setattr(f"treeserve.bench.decode.{name}.free_bytes", lambda _device: 1 << 20)
     options = ["--batch", "64", "--prefix", "64", "--versus", "transformers"]
     [case] = measure(capsys, *options)["cases"]
     assert case["status"] == "timed"
-    assert case["transformers_tokens_per_second"] is None
-    assert "and 1 are free" in case["without_transformers"]
+    for name in ("transformers", "transformers_batching"):
+        assert case[f"{name}_tokens_per_second"] is None
+        assert "and 1 are free" in case["without"][name]
+
+
+def test_continuous_batching_that_does_not_run_here_is_a_reason_in_one_line():
+    """As where its paged cache does not know the model's attention."""
+    module = models.make_random_module("tiny", torch.float32, torch.device("cpu"), "sdpa")
+    module.config._attn_implementation = "flex_attention"
+    side = BatchingSide(module)
+    with pytest.raises(RivalFailed, match="flex_attention is not supported") as failed:
+        side.step_seconds([(1, 2, 3)], 2, 1)
+    assert "\n" not in str(failed.value)
+    side.end_case()
+
+
+def test_a_pool_that_continuous_batching_has_no_memory_for_is_its_reason(monkeypatch):
+    """It finds that out in a thread of its own."""
+    monkeypatch.setattr(batching, "_num_pages", lambda *_sizes: 10**9)
+    module = models.make_random_module("tiny", torch.float32, torch.device("cpu"), "sdpa")
+    side = BatchingSide(module)
+    with pytest.raises(RivalFailed, match="MemoryError: Memory footprint"):
+        side.step_seconds([(1, 2, 3)], 2, 1)
+    side.end_case()
+
+
+@pytest.mark.parametrize("where", ["_start", "_generate"])
+def test_a_side_that_breaks_off_leaves_the_others_in_the_table(capsys, monkeypatch, where):
+    """Before the first token, or in the second of its windows."""
+    works = getattr(BatchingSide, where)
+    times = {"_start": 0, "_generate": 3}[where]
+    calls = []
+
+    def failing(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > times:
+            raise ValueError("no such device")
+        return works(*arguments)
+
+    monkeypatch.setattr(BatchingSide, where, failing)
+    options = ["--batch", "2", "--prefix", "20", "--versus", "transformers"]
+    assert main(["bench", "decode", *SMALL, *options]) == 0
+    table = capsys.readouterr().out
+    assert (
+        "- batch 2, prefix 20: transformers batching left out: it broke off: ValueError: no such "
+        "device" in " ".join(table.split())
+    )
 
 
 def test_the_kernel_that_serves_is_the_one_that_is_measured(capsys, cpu_kernel):
@@ -151,7 +233,7 @@ def test_what_does_not_fit_into_memory_is_skipped_with_the_reason(capsys, monkey
 
 
 def test_sharing_that_changes_what_is_drawn_shows_no_times_and_is_status_1(capsys, monkeypatch):
-    make = sides._backend
+    make = sides.attention_of
     made = []
 
     def broken_first(*arguments):
@@ -162,7 +244,7 @@ def test_sharing_that_changes_what_is_drawn_shows_no_times_and_is_status_1(capsy
         made.append(backend)
         return backend
 
-    monkeypatch.setattr(sides, "_backend", broken_first)
+    monkeypatch.setattr(sides, "attention_of", broken_first)
     result = measure(capsys, "--batch", "6", "--prefix", "48", status=1)
     [case] = result["cases"]
     assert case["status"] == "wrong"
@@ -197,6 +279,66 @@ def test_the_table_fits_a_terminal_and_can_be_shown_again(capsys, tmp_path):
     assert "| 160 | 6 |" in capsys.readouterr().out
 
 
+def test_a_run_that_breaks_off_keeps_its_cases_and_goes_on(capsys, tmp_path, monkeypatch):
+    file = tmp_path / "decode.json"
+    kept = [*CASES, "--output", str(file), "--go-on"]
+    length_run = case_module.CaseBench.measure
+
+    def interrupted(self, prefix, batch, *arguments):
+        if (len(prefix), batch) == (160, 1):
+            raise KeyboardInterrupt
+        return length_run(self, prefix, batch, *arguments)
+
+    monkeypatch.setattr(case_module.CaseBench, "measure", interrupted)
+    assert main(["bench", "decode", *SMALL, *kept]) == 130
+    before = json.loads(file.read_text())
+    assert [(case["prefix"], case["batch"]) for case in before["cases"]] == [(48, 1), (48, 6)]
+    monkeypatch.undo()
+    assert main(["bench", "decode", "--from", str(file)]) == 0
+    assert main(["bench", "decode", *SMALL, *kept]) == 0
+    result = json.loads(file.read_text())
+    assert result["cases"][:2] == before["cases"]
+    assert [(case["prefix"], case["batch"]) for case in result["cases"][2:]] == [(160, 1), (160, 6)]
+    # Floors of all cases go by the same rates.
+    assert result["measured_rates"] == before["measured_rates"]
+    assert result["summary"]["num_cases"] == 4
+
+    other = [*kept, "--dtype", "bfloat16"]
+    capsys.readouterr()
+    assert main(["bench", "decode", *SMALL, *other]) == 2
+    assert "--go-on: the earlier result is of other " in capsys.readouterr().err
+    assert json.loads(file.read_text()) == result
+
+
+def test_the_profile_shows_milliseconds_of_every_part(capsys):
+    options = ["--batch", "2", "--prefix", "20", "--profile", "--plain-linear"]
+    assert main(["bench", "decode", *SMALL, *options, "--dtype", "bfloat16"]) == 0
+    out = capsys.readouterr().out
+    title = "One step at batch 2 and prefix 20, clocks running: "
+    _, profile = out.split(title)
+    assert "plain linear layers" in profile
+    rows = [line.split() for line in profile.splitlines()[3:]]
+    assert [row[0] for row in rows] == [
+        "attention", "linear", "head", "norms", "rest", "sampling", "arrays", "plan", "scheduler",
+        "all",
+    ]  # fmt: skip
+    taken = [float(row[1]) for row in rows]
+    assert sum(taken[:-1]) == pytest.approx(taken[-1], abs=0.06)
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_linear_layers_are_packed_or_plain_as_asked(capsys):
+    options = ["--batch", "1", "--prefix", "20", "--dtype", "bfloat16"]
+    packed, plain = (
+        measure(capsys, *options, *more)["linear_layers"] for more in ([], ["--plain-linear"])
+    )
+    assert (packed, plain) == ("packed", "plain")
+    tiny = ModelSource(
+        name="tiny", is_checkpoint=False, dtype="bfloat16", device="cpu", packs_linear=False
+    )
+    assert type(tiny.load().module.lm_head) is torch.nn.Linear
+
+
 def test_what_the_time_limit_leaves_out_is_told(capsys):
     result = measure(capsys, *CASES, "--time-limit", "1e-9")
     assert result["cases"] == []
@@ -215,6 +357,7 @@ def test_what_the_time_limit_leaves_out_is_told(capsys):
         (["--shape", "llama-9b"], "--shape: 'llama-9b' is not one of llama-8b"),
         (["--new-tokens", "0"], "--new-tokens: must be at least 1, got 0"),
         (["--versus", "vllm"], "invalid choice: 'vllm'"),
+        (["--go-on"], "--go-on: needs --output, the file that is gone on with"),
     ],
 )
 def test_options_out_of_range_are_named(capsys, options, words):

@@ -16,6 +16,7 @@ from treeserve.commands import (
     bench_decode,
     bench_metrics,
     bench_modules,
+    bench_prefill,
     bench_scheduler,
     bench_serve,
     bench_simulate,
@@ -42,6 +43,7 @@ figures are medians.
   treeserve bench decode                               tokens per second against batch and prefix
   treeserve bench metrics                              what observing the engine costs
   treeserve bench modules                              prompt modules against full prefill
+  treeserve bench prefill                              a prompt that shares nothing
   treeserve bench serve                                the service under load, and what it costs
   treeserve bench contest                              a contest's tree under one pool
   treeserve bench cluster                              routers of several replicas
@@ -70,6 +72,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     bench_decode.add_parser(benches)
     bench_metrics.add_parser(benches)
     bench_modules.add_parser(benches)
+    bench_prefill.add_parser(benches)
     bench_serve.add_parser(benches)
     bench_scheduler.add_parser(benches)
     bench_simulate.add_parser(benches)

@@ -2,13 +2,13 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeserve.commands.bench_result import (
     add_result_options,
     check_result_options,
     keep_result,
+    read_before,
     read_result,
     resolve_bench_device,
     show_result,
@@ -83,7 +83,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     sides = args.side or _SIDES
     if "tree-same-batch" in sides and "trunk" not in sides:
         raise ConfigError("--side: tree-same-batch has the batch of trunk: give --side trunk too")
-    before = _before(args)
+    before = read_before(args, "contest")
     from treeserve.bench.contest.so_far import Watch
     from treeserve.bench.contest.suite import measure_contest
     from treeserve.building import backend_for
@@ -103,15 +103,6 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         return measure_contest(
             contest, sides, model, backend, costs.model, config, watch, args.time_limit, before
         )
-
-
-def _before(args: argparse.Namespace) -> dict[str, Any] | None:
-    """What --output has of an earlier run."""
-    if not args.go_on:
-        return None
-    if args.output is None:
-        raise ConfigError("--go-on: needs --output, the file that is gone on with")
-    return read_result(args.output, "contest", "--go-on") if Path(args.output).exists() else None
 
 
 def _model(args: argparse.Namespace, device: "torch.device") -> "LoadedModel":

@@ -89,6 +89,19 @@ def read_result(path: str, benchmark: str, option: str = "--from") -> dict[str, 
     return result
 
 
+def read_before(args: argparse.Namespace, benchmark: str) -> dict[str, Any] | None:
+    """With --go-on, what --output has of an earlier run, if it has anything.
+
+    Raises:
+        ConfigError: There is no --output, or it is something else.
+    """
+    if not args.go_on:
+        return None
+    if args.output is None:
+        raise ConfigError("--go-on: needs --output, the file that is gone on with")
+    return read_result(args.output, benchmark, "--go-on") if Path(args.output).exists() else None
+
+
 def resolve_bench_device(name: str, on_a_cpu: str) -> "torch.device":
     """The device; without CUDA the error says how to run on a CPU.
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from treeserve.bench.deadline import Deadline
 from treeserve.bench.decode.clocks import Clocks, share_out
 from treeserve.bench.decode.compare import NUM_LIKELIEST, Comparison, compare_samples
 from treeserve.bench.decode.floor import StepFloor
-from treeserve.bench.decode.records import DecodeCase, SideRate
-from treeserve.bench.decode.sides import OFF, ON, TRANSFORMERS, DecodeFailed, DecodeSide
-from treeserve.bench.decode.versus import TransformersSide
+from treeserve.bench.decode.records import DecodeCase, SideRate, Status
+from treeserve.bench.decode.rivals import Rival, RivalFailed
+from treeserve.bench.decode.sides import OFF, ON, DecodeFailed, DecodeSide
 from treeserve.bench.machine import synchronize
 from treeserve.model import LoadedModel
 
@@ -23,8 +23,8 @@ SUFFIX_TOKENS = 8
 WARM_STEPS = 3
 PROFILED_STEPS = 4
 _COMPARED_TOKENS = 4
-_TRANSFORMERS_WINDOWS = 3
-"""At most: each has a prefill of its own, which is not timed."""
+_RIVAL_WINDOWS = 3
+"""Of each rival, at most: each has a prefill of its own, which is not timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,16 @@ def length_of(new_tokens: int, steps: int) -> Length:
     return Length(fitting, new_tokens // fitting)
 
 
+def prompts_under(
+    prefix: tuple[int, ...], batch: int, vocabulary_size: int
+) -> list[tuple[int, ...]]:
+    """The prefix, and behind it each sample's own tokens."""
+    own = np.random.default_rng(1).integers(0, vocabulary_size, (batch, SUFFIX_TOKENS))
+    # The first tells the samples apart, as far as there are tokens enough.
+    own[:, 0] = np.arange(batch) % vocabulary_size
+    return [prefix + tuple(suffix) for suffix in own.tolist()]
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class CaseBench:
     """The sides, and what they are held against."""
@@ -57,7 +67,7 @@ class CaseBench:
     clocks: Clocks | None
     """Of the side with sharing on. None: there is no profile."""
     floor: StepFloor
-    transformers: TransformersSide | None
+    rivals: Mapping[str, Rival]
 
     def measure(
         self,
@@ -76,23 +86,23 @@ class CaseBench:
             max_tokens: That a sample may draw in all, more than will be needed.
             deadline: After it nothing is begun that can be left out.
         """
-        prompts = _prompts(prefix, batch, self.model.vocabulary_size)
-        without = self._why_no_transformers(batch, len(prompts[0]) + length.new_tokens)
-        case = _Case(prompts, len(prefix), length, max_tokens, deadline, self.transformers)
-        if without:
-            case.transformers = None
+        prompts = prompts_under(prefix, batch, self.model.vocabulary_size)
+        case = _Case(prompts, len(prefix), length, max_tokens, deadline)
+        self._choose_rivals(case)
         try:
             comparison = self._compare(case)
             if comparison.wrong:
                 reason = comparison.wrong
-                return DecodeCase(batch=batch, prefix=len(prefix), status="wrong", reason=reason)
+                return _untimed(batch, len(prefix), length, "wrong", reason)
             windows, read = self._time_sides(case)
-            shares = self._profile(batch)
+            part_seconds = self._profile(batch)
         except DecodeFailed as error:
-            return DecodeCase(batch=batch, prefix=len(prefix), status="failed", reason=str(error))
+            return _untimed(batch, len(prefix), length, "failed", str(error))
         finally:
             for side in self.sides.values():
                 side.stop()
+            for rival in self.rivals.values():
+                rival.end_case()
         rates = {
             name: _rate(batch, seconds, read.get(name, 0)) for name, seconds in windows.items()
         }
@@ -108,32 +118,34 @@ class CaseBench:
             num_parted=comparison.num_parted,
             sides=rates,
             floor_seconds=self.floor.seconds(batch, len(prefix), own_tokens - num_timed // 2),
-            shares=shares,
-            without_transformers=without,
+            part_seconds=part_seconds,
+            without=case.without,
         )
 
-    def _why_no_transformers(self, batch: int, num_tokens: int) -> str:
-        if self.transformers is None:
-            return ""
+    def _choose_rivals(self, case: "_Case") -> None:
         bytes_per_token = self.floor.numbers_per_token * self.floor.itemsize
-        return self.transformers.why_not(batch, num_tokens, bytes_per_token)
+        num_tokens = len(case.prompts[0]) + case.length.new_tokens
+        for name, rival in self.rivals.items():
+            reason = rival.why_not(len(case.prompts), num_tokens, bytes_per_token)
+            if reason:
+                case.without[name] = reason
+            else:
+                case.rivals[name] = rival
 
     def _compare(self, case: "_Case") -> Comparison:
-        """Sharing on with off, and with transformers; the first comparison if all is well."""
+        """Sharing on with off, and with each rival; the first comparison if all is well."""
         drawn = {}
         for name in (ON, OFF):
             self.sides[name].start(case.prompts, _COMPARED_TOKENS, NUM_LIKELIEST)
             drawn[name] = self.sides[name].draw_all(len(case.prompts))
-        if case.transformers is not None:
-            drawn[TRANSFORMERS] = case.transformers.draw(
-                case.prompts, case.num_prefix, _COMPARED_TOKENS, NUM_LIKELIEST
-            )
         dtype = str(self.model.dtype).removeprefix("torch.")
-        compared = {
-            name: compare_samples(drawn[ON], other, dtype)
-            for name, other in drawn.items()
-            if name != ON
-        }
+        compared = {OFF: compare_samples(drawn[ON], drawn[OFF], dtype)}
+        for name, rival in list(case.rivals.items()):
+            try:
+                compared[name] = rival.compare(drawn[ON], case.prompts, case.num_prefix, dtype)
+            except RivalFailed as error:
+                del case.rivals[name]
+                case.without[name] = str(error)
         for name, comparison in compared.items():
             if comparison.wrong:
                 wrong = f"sharing on and {name} differ: {comparison.wrong}"
@@ -152,11 +164,9 @@ class CaseBench:
             for _ in range(WARM_STEPS):
                 side.step_until_all_decode(len(case.prompts))
             windows[name] = lambda name=name: self._window(name, case, read)  # type: ignore[misc]
-        theirs = case.transformers
-        if theirs is not None:
-            steps = case.length.steps
-            windows[TRANSFORMERS] = lambda: theirs.step_seconds(
-                case.prompts, case.num_prefix, steps
+        for name, rival in case.rivals.items():
+            windows[name] = lambda rival=rival: rival.step_seconds(  # type: ignore[misc]
+                case.prompts, case.num_prefix, case.length.steps
             )
         seconds: dict[str, list[float]] = {name: [] for name in windows}
         names = list(windows)
@@ -164,9 +174,25 @@ class CaseBench:
             if number >= FEWEST_WINDOWS and case.deadline.left() <= 0:
                 break
             for name in reversed(names) if number % 2 else names:
-                if name != TRANSFORMERS or number < _TRANSFORMERS_WINDOWS:
+                if name in self.sides:
                     seconds[name].append(windows[name]())
+                elif name in case.rivals and number < _RIVAL_WINDOWS:
+                    self._time_rival(name, case, windows, seconds)
         return seconds, read
+
+    def _time_rival(
+        self,
+        name: str,
+        case: "_Case",
+        windows: Mapping[str, Callable[[], float]],
+        seconds: dict[str, list[float]],
+    ) -> None:
+        """One window more; one that breaks off is out, and says why."""
+        try:
+            seconds[name].append(windows[name]())
+        except RivalFailed as error:
+            case.without[name] = str(error)
+            del case.rivals[name], seconds[name]
 
     def _window(self, name: str, case: "_Case", read: dict[str, int]) -> float:
         synchronize(self.model.device)
@@ -198,7 +224,16 @@ class _Case:
     length: Length
     max_tokens: int
     deadline: Deadline
-    transformers: TransformersSide | None
+    rivals: dict[str, Rival] = field(default_factory=dict)
+    """That take part."""
+    without: dict[str, str] = field(default_factory=dict)
+    """Why the others do not."""
+
+
+def _untimed(batch: int, prefix: int, length: Length, status: Status, reason: str) -> DecodeCase:
+    return DecodeCase(
+        batch=batch, prefix=prefix, new_tokens=length.new_tokens, status=status, reason=reason
+    )
 
 
 def _rate(batch: int, step_seconds: Sequence[float], kv_tokens_read: int) -> SideRate:
@@ -209,11 +244,3 @@ def _rate(batch: int, step_seconds: Sequence[float], kv_tokens_read: int) -> Sid
         windows=len(step_seconds),
         kv_tokens_read=kv_tokens_read,
     )
-
-
-def _prompts(prefix: tuple[int, ...], batch: int, vocabulary_size: int) -> list[tuple[int, ...]]:
-    """The prefix, and behind it each sample's own tokens."""
-    own = np.random.default_rng(1).integers(0, vocabulary_size, (batch, SUFFIX_TOKENS))
-    # The first tells the samples apart, as far as there are tokens enough.
-    own[:, 0] = np.arange(batch) % vocabulary_size
-    return [prefix + tuple(suffix) for suffix in own.tolist()]

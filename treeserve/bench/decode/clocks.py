@@ -15,8 +15,11 @@ from treeserve.packed_linear import PackedLinear
 from treeserve.scheduler.step import Step
 from treeserve.types import StepNumbers
 
-ATTENTION, LINEAR, HEAD, SAMPLING = "attention", "linear_layers", "output_head", "sampling"
-PLAN, SCHEDULER, REST = "plan", "scheduler", "rest_of_model"
+ATTENTION, LINEAR, HEAD, NORMS = "attention", "linear_layers", "output_head", "norms"
+REST, SAMPLING, BATCH = "rest_of_model", "sampling", "batch"
+PLAN, SCHEDULER = "plan", "scheduler"
+_FORWARD, _PREPARE = "forward", "prepare"
+"""The whole of a model's pass, and what of the attention comes before it: no parts of their own."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -46,13 +49,14 @@ class Clocks:
 
     @contextmanager
     def on(self, model: LoadedModel) -> Iterator[None]:
-        """From nothing, with hooks at every linear layer of the model."""
+        """From nothing, with hooks at the model and its linear layers and norms."""
         self.seconds.clear()
         head = model.module.get_output_embeddings()
-        removable = []
+        removable = self._hook(model.module, _FORWARD)
         for module in model.module.modules():
-            if module is head or isinstance(module, nn.Linear | PackedLinear):
-                removable += self._hook(module, HEAD if module is head else LINEAR)
+            part = HEAD if module is head else _part_of(module)
+            if part is not None:
+                removable += self._hook(module, part)
         self.is_on = True
         try:
             yield
@@ -85,7 +89,7 @@ class ClockedBackend:
     def __init__(self, backend: AttentionBackend, clocks: Clocks) -> None:
         self._backend = backend
         self.prepare: Callable[[Step, WorkList | None], object] = clocks.around(
-            ATTENTION, backend.prepare
+            _PREPARE, backend.prepare
         )
         self.attend: Callable[..., Tensor] = clocks.around(ATTENTION, backend.attend)
 
@@ -99,17 +103,35 @@ class ClockedBackend:
 
 
 def share_out(clocks: Clocks, seconds: float, steps: list[StepNumbers]) -> dict[str, float]:
-    """The share of each part in these steps; they add up to 1.
+    """Seconds of each part in the mean of these steps; they add up to all of it.
 
     Args:
         clocks: That were on.
         seconds: That the steps took in all.
         steps: Their numbers.
     """
-    parts = {part: clocks.seconds.get(part, 0.0) for part in (ATTENTION, LINEAR, HEAD, SAMPLING)}
-    model = sum(step.model_seconds for step in steps)
+    taken = {part: clocks.seconds.get(part, 0.0) for part in (LINEAR, HEAD, NORMS, SAMPLING)}
+    attend = clocks.seconds.get(ATTENTION, 0.0)
+    prepare = clocks.seconds.get(_PREPARE, 0.0)
+    forward = clocks.seconds.get(_FORWARD, 0.0)
+    launched = sum(step.model_seconds for step in steps)
     plan = sum(step.plan_seconds for step in steps)
-    parts[REST] = model - sum(parts.values())
-    parts[PLAN] = plan
-    parts[SCHEDULER] = seconds - model - plan
-    return {part: own / seconds for part, own in parts.items()}
+    parts = {
+        ATTENTION: attend + prepare,
+        LINEAR: taken[LINEAR],
+        HEAD: taken[HEAD],
+        NORMS: taken[NORMS],
+        REST: forward - attend - taken[LINEAR] - taken[HEAD] - taken[NORMS],
+        SAMPLING: taken[SAMPLING],
+        BATCH: launched - forward - prepare - taken[SAMPLING],
+        PLAN: plan,
+        SCHEDULER: seconds - launched - plan,
+    }
+    return {part: own / len(steps) for part, own in parts.items()}
+
+
+def _part_of(module: nn.Module) -> str | None:
+    if isinstance(module, nn.Linear | PackedLinear):
+        return LINEAR
+    is_norm = "Norm" in type(module).__name__ and not any(module.children())
+    return NORMS if is_norm else None

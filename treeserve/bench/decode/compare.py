@@ -50,6 +50,32 @@ def compare_samples(
     return Comparison(num_equal, num_parted, largest, "")
 
 
+def compare_tokens(
+    mine: Sequence[Sequence[Drawn]], other: Sequence[Sequence[int]], dtype: str
+) -> Comparison:
+    """Compare with the tokens of somebody who tells no log-probabilities of others beside them.
+
+    Args:
+        mine: [num_samples][num_tokens] with log-probabilities of the likeliest tokens.
+        other: [num_samples][num_tokens]
+        dtype: Of the model.
+    """
+    tolerance = LOGPROB_TOLERANCES[dtype]
+    num_equal = num_parted = 0
+    for index, (drawn, token_ids) in enumerate(zip(mine, other, strict=True)):
+        for position, (a, token_id) in enumerate(zip(drawn, token_ids, strict=True)):
+            if a.token_id == token_id:
+                num_equal += 1
+                continue
+            if not _is_likely_too(a, token_id, tolerance):
+                place = f"sample {index}, token {position}"
+                wrong = f"{place}: tokens {a.token_id} and {token_id} differ, and not by rounding"
+                return Comparison(num_equal, num_parted, 0.0, wrong)
+            num_parted += 1
+            break
+    return Comparison(num_equal, num_parted, 0.0, "")
+
+
 def _wrong(a: Drawn, b: Drawn, tolerance: float) -> str:
     """Why these two draws cannot come from the same logits, or nothing."""
     if a.token_id == b.token_id:
@@ -58,7 +84,12 @@ def _wrong(a: Drawn, b: Drawn, tolerance: float) -> str:
             return ""
         return f"log-probabilities differ by {difference:.2g}, allowed {tolerance:g}"
     for one, its_other in ((a, b), (b, a)):
-        likely = one.top.get(its_other.token_id)
-        if likely is None or one.logprob - likely > 2 * tolerance:
+        if not _is_likely_too(one, its_other.token_id, tolerance):
             return f"tokens {a.token_id} and {b.token_id} differ, and not by rounding"
     return ""
+
+
+def _is_likely_too(drawn: Drawn, token_id: int, tolerance: float) -> bool:
+    """Whether the other token is so close to the drawn one that rounding decides."""
+    likely = drawn.top.get(token_id)
+    return likely is not None and drawn.logprob - likely <= 2 * tolerance

@@ -1,10 +1,10 @@
 """The records of a decode benchmark, in the form in which they become JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from treeserve.bench.decode.sides import CEILING, OFF, ON, TRANSFORMERS
+from treeserve.bench.decode.sides import BATCHING, CEILING, OFF, ON, TRANSFORMERS
 
 Status: TypeAlias = Literal["timed", "wrong", "failed", "skipped"]
 """wrong: sharing changed what was drawn. failed: it broke off. Neither shows times."""
@@ -41,10 +41,20 @@ class DecodeCase:
     sides: dict[str, SideRate] = field(default_factory=dict)
     floor_seconds: float | None = None
     """Of a step, in the middle of what was timed."""
-    shares: dict[str, float] = field(default_factory=dict)
-    """Of a step's time with sharing on, by part; they add up to 1. Empty on cuda."""
-    without_transformers: str = ""
-    """Why transformers' side, if asked for, has no rate."""
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    """Of a step with sharing on and clocks around its parts, by part. Empty on cuda."""
+    without: dict[str, str] = field(default_factory=dict)
+    """Why another program's side, if asked for, has no rate; by side."""
+    weights_bytes: int | None = None
+    """Each weight once."""
+    pool_bytes: int | None = None
+    """K and V of the pages that this case takes."""
+    program_bytes: int | None = None
+    """Of a process of its own, before it loads the model."""
+    peak_bytes: int | None = None
+    """Of that process, at most, while it decodes this case with sharing on."""
+    without_memory: str = ""
+    """Why the peak, if asked for, was not measured."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -52,8 +62,17 @@ class DecodeCase:
         return self._rate(ON)
 
     @property
-    def transformers_tokens_per_second(self) -> float | None:
-        return self._rate(TRANSFORMERS)
+    def shares(self) -> dict[str, float]:
+        """Of a step's time, by part; they add up to 1."""
+        step = sum(self.part_seconds.values())
+        return {part: seconds / step for part, seconds in self.part_seconds.items()}
+
+    @property
+    def over_memory(self) -> float | None:
+        """What the peak has above weights and pool, as a share of these."""
+        if self.peak_bytes is None or self.weights_bytes is None or self.pool_bytes is None:
+            return None
+        return self.peak_bytes / (self.weights_bytes + self.pool_bytes) - 1
 
     @property
     def floor_tokens_per_second(self) -> float | None:
@@ -98,10 +117,14 @@ class DecodeCase:
         return {
             **asdict(self),
             "tokens_per_second": self.tokens_per_second,
-            "transformers_tokens_per_second": self.transformers_tokens_per_second,
+            "transformers_tokens_per_second": self._rate(TRANSFORMERS),
+            "transformers_batching_tokens_per_second": self._rate(BATCHING),
             "floor_tokens_per_second": self.floor_tokens_per_second,
             "share_of_floor": self.share_of_floor,
             "over_transformers": self._ratio(ON, TRANSFORMERS),
+            "over_transformers_batching": self._ratio(ON, BATCHING),
+            "shares": self.shares,
+            "over_memory": self.over_memory,
             "bound": self.bound if self.sides else None,
             "speedup": self.speedup,
             "share_of_ceiling": self.share_of_ceiling,
@@ -116,33 +139,37 @@ class DecodeCase:
         return self.sides[side].tokens_per_second if side in self.sides else None
 
 
-def summarize(cases: Sequence[DecodeCase]) -> dict[str, Any]:
-    """What a longer prefix costs at each batch, and the share of the ceiling."""
-    timed = [case for case in cases if case.sides]
-    batches = sorted({case.batch for case in timed})
-    by_batch = {batch: [case for case in timed if case.batch == batch] for batch in batches}
-    shares = [share for case in timed if (share := case.share_of_ceiling) is not None]
+def summarize(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a longer prefix costs at each batch, and the share of the ceiling.
+
+    Args:
+        cases: In their JSON form.
+    """
+    timed = [case for case in cases if case["sides"]]
+    batches = sorted({case["batch"] for case in timed})
+    by_batch = {batch: [case for case in timed if case["batch"] == batch] for batch in batches}
+    shares = [share for case in timed if (share := case["share_of_ceiling"]) is not None]
     return {
         "num_cases": len(timed),
-        "num_wrong": sum(case.status == "wrong" for case in cases),
-        "num_failed": sum(case.status == "failed" for case in cases),
-        "num_flagged": sum(bool(case.flags) for case in timed),
+        "num_wrong": sum(case["status"] == "wrong" for case in cases),
+        "num_failed": sum(case["status"] == "failed" for case in cases),
+        "num_flagged": sum(bool(case["flags"]) for case in timed),
         "least_share_of_ceiling": min(shares, default=None),
         "throughput_change": [_change(own) for own in by_batch.values() if len(own) > 1],
     }
 
 
-def _change(cases: Sequence[DecodeCase]) -> dict[str, Any]:
+def _change(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """From the shortest to the longest prefix, of every side; -0.1 is a tenth less."""
-    shortest = min(cases, key=lambda case: case.prefix)
-    longest = max(cases, key=lambda case: case.prefix)
+    shortest = min(cases, key=lambda case: int(case["prefix"]))
+    longest = max(cases, key=lambda case: int(case["prefix"]))
     return {
-        "batch": shortest.batch,
-        "from_prefix": shortest.prefix,
-        "to_prefix": longest.prefix,
+        "batch": shortest["batch"],
+        "from_prefix": shortest["prefix"],
+        "to_prefix": longest["prefix"],
         **{
-            side: rate.tokens_per_second / shortest.sides[side].tokens_per_second - 1
-            for side, rate in longest.sides.items()
-            if side in shortest.sides
+            side: rate["tokens_per_second"] / shortest["sides"][side]["tokens_per_second"] - 1
+            for side, rate in longest["sides"].items()
+            if side in shortest["sides"]
         },
     }

@@ -23,7 +23,8 @@ from treeserve.scheduler.scheduler import Scheduler
 from treeserve.scheduler.step import Step
 from treeserve.types import SamplingParams, StepNumbers
 
-ON, OFF, CEILING, TRANSFORMERS = "on", "off", "ceiling", "transformers"
+ON, OFF, CEILING = "on", "off", "ceiling"
+TRANSFORMERS, BATCHING = "transformers", "transformers_batching"
 _MOST_STEPS = 10_000
 """Until all samples decode together; more would mean that they never do."""
 
@@ -77,6 +78,11 @@ class DecodeSide:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Of prompts so far, tokens that had not to be computed; counted as a prompt ends."""
+        return self._engine.scheduler.counts().tally.cached_prompt_tokens
 
     def start(
         self, prompts: Sequence[tuple[int, ...]], max_tokens: int, logprobs: int | None = None
@@ -133,6 +139,22 @@ class DecodeSide:
             raise DecodeFailed("there is nothing to decode")
         return numbers
 
+    def step_to_the_end(self) -> list[StepNumbers]:
+        """Run to the end what was started: the numbers of every step that computed anything.
+
+        Raises:
+            DecodeFailed: A step failed.
+        """
+        steps = []
+        while self._engine.has_work():
+            events, numbers = self._engine.step()
+            for event in events:
+                _require_no_error(event)
+            if numbers is not None and (numbers.num_rows or numbers.num_drawn):
+                steps.append(numbers)
+        self._engine.take_ended()
+        return steps
+
     def stop(self) -> None:
         """End what was started; what it computed stays cached."""
         self._engine.abort_all()
@@ -159,37 +181,54 @@ def make_sides(
         cost_model: By which sharing is planned.
         clocks: Of the first side, on a CPU; elsewhere they would stop before the device does.
     """
-    on_cuda = model.device.type == "cuda"
-
-    def engine(
-        sharing: SharingMode, attention: AttentionBackend, clocks: Clocks | None = None
-    ) -> DecodeSide:
-        own = SchedulerConfig(
-            num_pages=config.num_pages,
-            page_size=config.page_size,
-            token_budget=config.token_budget,
-            max_running=config.max_running,
-            reserve=config.reserve,
-            sharing=sharing,
-        )
-        runner = Runner(
-            model,
-            attention if clocks is None else ClockedBackend(attention, clocks),
-            own.kept_logits,
-            capture=CudaCapture(model.device) if on_cuda else None,
-            max_graph_rows=own.max_running,
-            draw=draw_from_table if clocks is None else clocks.around(SAMPLING, draw_from_table),
-        )
-        return DecodeSide(Engine(Scheduler(own, cost_model), runner, overlap=on_cuda))
+    watched = None if model.device.type == "cuda" else clocks
 
     return {
-        ON: engine("on", _backend(model, backend, config), None if on_cuda else clocks),
-        OFF: engine("off", _backend(model, backend, config)),
-        CEILING: engine("on", NoAttention()),
+        ON: make_side(
+            model, attention_of(model, backend, config), config, cost_model, clocks=watched
+        ),
+        OFF: make_side(
+            model, attention_of(model, backend, config), config, cost_model, sharing="off"
+        ),
+        CEILING: make_side(model, NoAttention(), config, cost_model),
     }
 
 
-def _backend(model: LoadedModel, name: str, config: SchedulerConfig) -> AttentionBackend:
+def make_side(
+    model: LoadedModel,
+    attention: AttentionBackend,
+    config: SchedulerConfig,
+    cost_model: CostModel,
+    *,
+    sharing: SharingMode = "on",
+    clocks: Clocks | None = None,
+) -> DecodeSide:
+    """One engine around the model, with this attention and its KV cache; clocks as they are given.
+
+    Arguments as for make_sides.
+    """
+    on_cuda = model.device.type == "cuda"
+    own = SchedulerConfig(
+        num_pages=config.num_pages,
+        page_size=config.page_size,
+        token_budget=config.token_budget,
+        max_running=config.max_running,
+        reserve=config.reserve,
+        sharing=sharing,
+    )
+    runner = Runner(
+        model,
+        attention if clocks is None else ClockedBackend(attention, clocks),
+        own.kept_logits,
+        capture=CudaCapture(model.device) if on_cuda else None,
+        max_graph_rows=own.max_running,
+        draw=draw_from_table if clocks is None else clocks.around(SAMPLING, draw_from_table),
+    )
+    return DecodeSide(Engine(Scheduler(own, cost_model), runner, overlap=on_cuda))
+
+
+def attention_of(model: LoadedModel, name: str, config: SchedulerConfig) -> AttentionBackend:
+    """An attention backend with a KV cache of its own, for the whole pool."""
     shapes = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
     num_slots = config.num_pages * config.page_size
     cache = KVCache(shapes, num_slots, model.dtype, model.device, kv_layout(name))

@@ -3,15 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from treeserve.bench.decode.clocks import (
-    ATTENTION,
-    HEAD,
-    LINEAR,
-    PLAN,
-    REST,
-    SAMPLING,
-    SCHEDULER,
-)
+from treeserve.bench.decode.profile_table import PARTS
 from treeserve.bench.decode.sides import CEILING, OFF, ON
 from treeserve.bench.table import (
     ABSENT,
@@ -47,31 +39,40 @@ sharing can gain while memory is the limit. Before the times, greedy tokens of o
 compared: they must be the same, but where two tokens are so close that rounding decides. Flags:
 B above the bound; L sharing lost more than 3%; C above the ceiling.\
 """
-_PARTS = {
-    ATTENTION: "attn.",
-    LINEAR: "linear",
-    HEAD: "head",
-    SAMPLING: "sampling",
-    REST: "rest",
-    PLAN: "plan",
-    SCHEDULER: "sched.",
-}
+_OTHERS_COLUMNS = (
+    Column("prefix", 7),
+    Column("batch", 6),
+    Column("on tok/s", 10),
+    Column("generate", 10),
+    Column("on/gen.", 9),
+    Column("batching", 10),
+    Column("on/bat.", 9),
+    Column("floor", 8),
+    Column("/floor", 8),
+    Column("weights", 9),
+    Column("pool", 7),
+    Column("program", 9),
+    Column("peak", 7),
+    Column("above", 7),
+)
+_OTHERS_LEGEND = """\
+generate: tokens per second of transformers' `generate`, and batching: of its continuous batching,
+the prefix in its cache beforehand and prefill not in it, where --versus asks for them. floor: what
+the device could do at most if it read every weight and every distinct token's K and V once, and
+made every product, at the rates measured here. MB of weights, each once, and of the K and V that
+the case takes. Where --memory asks for it, MB of a process that does this case alone: program,
+before it loads the model, for Python, PyTorch and transformers; peak, at most, the program in it;
+above: what the peak has above weights and pool.\
+"""
 _PART_COLUMNS = (
     Column("prefix", 8),
     Column("batch", 7),
-    Column("on tok/s", 10),
-    Column("transf.", 9),
-    Column("on/transf.", 11),
-    Column("floor", 9),
-    Column("/floor", 7),
-    *(Column(name, 9 if name == "sampling" else 8) for name in _PARTS.values()),
+    *(Column(name, len(name) + 3) for name in PARTS.values()),
 )
 _PART_LEGEND = """\
-transf.: tokens per second of transformers' generate, the prefix in its cache beforehand and prefill
-not in it, where --versus asks for it. floor: what the device could do at most if it read every
-weight and every distinct token's K and V once, and made every product, at the rates measured here.
-Then the shares of a step's time with sharing on, by clocks around its parts: attention, the layers'
-matrix products, the output head, drawing tokens, the rest of the model, planning, scheduling.\
+Shares of a step's time with sharing on, by clocks around its parts: attention, the layers' matrix
+products, the output head, norms, the rest of the model (embeddings, rotations, activations, sums),
+drawing tokens, the step's arrays, planning, scheduling. --profile shows milliseconds.\
 """
 _FLAG_LETTERS = {"above the bound": "B", "loss": "L", "above the ceiling": "C"}
 
@@ -83,11 +84,16 @@ def render_decode(result: Mapping[str, Any], style: TableStyle) -> list[str]:
         machine_line(result),
         f"{model['name']}: {model['num_parameters']:,} parameters, {model['num_layers']} layers, "
         f"{model['num_heads']}/{model['num_kv_heads']} heads of {model['head_dim']}, "
-        f"{result['dtype']}, {result['backend']} attention, planned by {result['costs']} costs",
+        f"{result['dtype']}, {result['backend']} attention, {result['linear_layers']} linear "
+        f"layers, planned by {result['costs']} costs",
         "",
         *render_table(_COLUMNS, [_row(case) for case in result["cases"]], style),
         "",
         *_LEGEND.splitlines(),
+        "",
+        *render_table(_OTHERS_COLUMNS, [_others(case) for case in result["cases"]], style),
+        "",
+        *_OTHERS_LEGEND.splitlines(),
         "",
         *render_table(_PART_COLUMNS, [_parts(case) for case in result["cases"]], style),
         "",
@@ -118,21 +124,39 @@ def _row(case: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _parts(case: Mapping[str, Any]) -> list[str]:
+def _others(case: Mapping[str, Any]) -> list[str]:
     names = [f"{case['prefix']:,}", f"{case['batch']:,}"]
     if not case["sides"]:
-        return [*names, *[ABSENT] * (len(_PART_COLUMNS) - len(names))]
-    theirs = case["transformers_tokens_per_second"]
-    shares = case["shares"]
+        return [*names, *[ABSENT] * (len(_OTHERS_COLUMNS) - len(names))]
     return [
         *names,
         number(case["tokens_per_second"]),
-        ABSENT if theirs is None else number(theirs),
-        ABSENT if theirs is None else f"{case['over_transformers']:.2f}x",
+        number(case["transformers_tokens_per_second"]),
+        _times(case["over_transformers"]),
+        number(case["transformers_batching_tokens_per_second"]),
+        _times(case["over_transformers_batching"]),
         number(case["floor_tokens_per_second"]),
         percent(case["share_of_floor"]),
-        *(percent(shares[part]) if shares else ABSENT for part in _PARTS),
+        *(_megabytes(case[f"{name}_bytes"]) for name in ("weights", "pool", "program", "peak")),
+        percent(case["over_memory"]),
     ]
+
+
+def _parts(case: Mapping[str, Any]) -> list[str]:
+    shares = case["shares"]
+    return [
+        f"{case['prefix']:,}",
+        f"{case['batch']:,}",
+        *(percent(shares[part]) if shares else ABSENT for part in PARTS),
+    ]
+
+
+def _times(ratio: float | None) -> str:
+    return ABSENT if ratio is None else f"{ratio:.2f}x"
+
+
+def _megabytes(num_bytes: int | None) -> str:
+    return ABSENT if num_bytes is None else f"{num_bytes / 1e6:,.0f}"
 
 
 def _rates_line(result: Mapping[str, Any]) -> str:
@@ -145,17 +169,17 @@ def _rates_line(result: Mapping[str, Any]) -> str:
 
 
 def _not_timed(result: Mapping[str, Any]) -> Iterator[str]:
-    entries = [
-        f"- batch {case['batch']}, prefix {case['prefix']}: {case['status']}: {case['reason']}"
-        for case in result["cases"]
-        if case["reason"]
-    ]
-    entries += [
-        f"- batch {case['batch']}, prefix {case['prefix']}: transformers left out: "
-        f"{case['without_transformers']}"
-        for case in result["cases"]
-        if case["without_transformers"]
-    ]
+    entries = []
+    for case in result["cases"]:
+        name = f"- batch {case['batch']}, prefix {case['prefix']}"
+        if case["reason"]:
+            entries.append(f"{name}: {case['status']}: {case['reason']}")
+        entries += [
+            f"{name}: {side.replace('_', ' ')} left out: {reason}"
+            for side, reason in case["without"].items()
+        ]
+        if case["without_memory"]:
+            entries.append(f"{name}: peak memory left out: {case['without_memory']}")
     entries += [f"- {name}: left out, for the time limit" for name in result["left_out"]]
     if entries:
         yield from ["", "Not timed:", *entries]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from treeserve.bench.decode.compare import NUM_LIKELIEST, Comparison, compare_samples
 from treeserve.bench.decode.sides import Drawn
 from treeserve.bench.machine import free_bytes
 
@@ -36,7 +37,34 @@ class TransformersSide:
             return ""
         return f"its cache may take {needed >> 20:,} MiB, and {free >> 20:,} are free"
 
-    def draw(
+    def compare(
+        self,
+        mine: Sequence[Sequence[Drawn]],
+        prompts: Sequence[tuple[int, ...]],
+        num_prefix: int,
+        dtype: str,
+    ) -> Comparison:
+        """As for Rival; log-probabilities are compared too."""
+        drawn = self._draw(prompts, num_prefix, len(mine[0]), NUM_LIKELIEST)
+        return compare_samples(mine, drawn, dtype)
+
+    def step_seconds(
+        self, prompts: Sequence[tuple[int, ...]], num_prefix: int, num_steps: int
+    ) -> float:
+        """The mean of so many steps after the first token; prefill is not in it."""
+        times: list[float] = []
+
+        def note_time(*_unused: Any, **_others: Any) -> Tensor:
+            times.append(time.perf_counter())
+            return torch.zeros(len(prompts), dtype=torch.bool, device=self._module.device)
+
+        self._generate(prompts, num_prefix, num_steps + 1, stopping_criteria=[note_time])
+        return (times[-1] - times[0]) / num_steps
+
+    def end_case(self) -> None:
+        """The prefix stays, for the next case may have it too."""
+
+    def _draw(
         self, prompts: Sequence[tuple[int, ...]], num_prefix: int, num_tokens: int, num_top: int
     ) -> list[list[Drawn]]:
         """[num_samples][num_tokens] with log-probabilities of the likeliest tokens."""
@@ -54,19 +82,6 @@ class TransformersSide:
             for sample, (token_id, logprob, top, top_values) in zip(drawn, rows, strict=True):
                 sample.append(Drawn(token_id, logprob, dict(zip(top, top_values, strict=True))))
         return drawn
-
-    def step_seconds(
-        self, prompts: Sequence[tuple[int, ...]], num_prefix: int, num_steps: int
-    ) -> float:
-        """The mean of so many steps after the first token; prefill is not in it."""
-        times: list[float] = []
-
-        def note_time(*_unused: Any, **_others: Any) -> Tensor:
-            times.append(time.perf_counter())
-            return torch.zeros(len(prompts), dtype=torch.bool, device=self._module.device)
-
-        self._generate(prompts, num_prefix, num_steps + 1, stopping_criteria=[note_time])
-        return (times[-1] - times[0]) / num_steps
 
     @torch.inference_mode()
     def _generate(

@@ -1,0 +1,50 @@
+"""Where a benchmark's model comes from, as plain data: another process can load it once more."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from treeserve.bench.decode import models
+from treeserve.config import DtypeName, ModelConfig
+from treeserve.model import LoadedModel, adopt_model, load_model, load_module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Random weights in a shape, or a checkpoint."""
+
+    name: str
+    """Of a shape, or a folder or file with a configuration; or of a checkpoint."""
+    is_checkpoint: bool
+    dtype: DtypeName
+    """auto: as the checkpoint has it."""
+    device: str
+    packs_linear: bool = True
+    """As engines have linear layers on a CPU; else as PyTorch has them."""
+
+    def load(self) -> LoadedModel:
+        """The model as an engine runs it.
+
+        Raises:
+            ModelError: It cannot be read or served.
+        """
+        if self.is_checkpoint and self.packs_linear:
+            return load_model(self._config())
+        module = self._load_module("eager")
+        name = self.name if self.is_checkpoint else f"random {self.name}"
+        # As with several ranks, whose linear layers are left as they are.
+        return adopt_model(name, module, is_whole=self.packs_linear)
+
+    def load_versus(self) -> PreTrainedModel:
+        """The same weights once more, with the attention that transformers takes by itself."""
+        return self._load_module("sdpa")
+
+    def _load_module(self, attention: str) -> PreTrainedModel:
+        if self.is_checkpoint:
+            return load_module(self._config(), attention)
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return models.make_random_module(self.name, dtype, torch.device(self.device), attention)
+
+    def _config(self) -> ModelConfig:
+        return ModelConfig(model=self.name, dtype=self.dtype, device=self.device)

@@ -1,0 +1,1 @@
+"""An unshared prompt's prefill, beside transformers' own forward pass."""
