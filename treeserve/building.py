@@ -194,6 +194,7 @@ def _model_config(options: EngineOptions) -> ModelConfig:
         cuda_graphs=options.cuda_graphs,
         overlap=options.overlap,
         tensor_parallel=options.tensor_parallel,
+        quantization=options.quantization,
     )
 
 

@@ -19,10 +19,12 @@ from treeserve.config import (
     EngineOptions,
     OverlapMode,
     PolicyName,
+    QuantizationName,
     SharingMode,
 )
 from treeserve.engine import Engine
 from treeserve.errors import InvalidRequest, NotPossible
+from treeserve.gathered import Gathered
 from treeserve.generation import InPlaceLoop
 from treeserve.pml import CompiledSchema, ModulePrompt, Schema, compile_schema
 from treeserve.prefixes.fingerprint import Fingerprint, make_fingerprint
@@ -34,16 +36,11 @@ from treeserve.schemas.warming import encoding_prompts
 from treeserve.text_stream import Item
 from treeserve.types import (
     Chat,
-    Delta,
-    Finished,
     Generation,
     Prompt,
-    PromptLogprobs,
     PromptTree,
-    Sample,
     SamplingParams,
     Sharing,
-    TokenLogprob,
 )
 
 
@@ -73,6 +70,7 @@ class LLM:
             (on with cuda, off with a CPU).
         tensor_parallel: Processes over which the model is spread, a GPU each where there are any.
             More than 1: others are started, and end with `close` or with this process.
+        quantization: Of the linear layers' weights: "none", or "int8", for bfloat16 on a CPU.
 
     Raises:
         ConfigError: An option is out of range.
@@ -104,6 +102,7 @@ class LLM:
         cuda_graphs: CudaGraphsMode = "auto",
         overlap: OverlapMode = "auto",
         tensor_parallel: int = 1,
+        quantization: QuantizationName = "none",
     ) -> None:
         self._built = build_engine(
             EngineOptions(
@@ -122,6 +121,7 @@ class LLM:
                 cuda_graphs=cuda_graphs,
                 overlap=overlap,
                 tensor_parallel=tensor_parallel,
+                quantization=quantization,
             )
         )
 
@@ -310,52 +310,13 @@ class LLM:
         return encoded
 
     def _run(self, encoded: list[EncodedPrompt], paths: list[tuple[int, ...]]) -> list[Generation]:
-        gathered = {prompt.path: _Gathered(prompt) for prompt in encoded}
+        gathered = {prompt.path: Gathered(prompt) for prompt in encoded}
         for item in self._loop.stream(encoded):
             gathered[item.path].push(item)
         return [
             gathered[prompt.path].generation(path)
             for prompt, path in zip(encoded, paths, strict=True)
         ]
-
-
-class _Gathered:
-    """One prompt's items, put together again."""
-
-    def __init__(self, encoded: EncodedPrompt) -> None:
-        self._deltas: list[list[Delta]] = [[] for _ in range(encoded.request.params.n)]
-        self._finished: Finished | None = None
-        self._is_scored = encoded.request.params.prompt_logprobs is not None
-        self._prompt_logprobs: list[TokenLogprob] = []
-
-    def push(self, item: Item) -> None:
-        if isinstance(item, Finished):
-            self._finished = item
-        elif isinstance(item, PromptLogprobs):
-            self._prompt_logprobs += item.logprobs
-        else:
-            self._deltas[item.sample_index].append(item)
-
-    def generation(self, path: tuple[int, ...]) -> Generation:
-        assert self._finished is not None
-        samples = tuple(_sample(index, deltas) for index, deltas in enumerate(self._deltas))
-        scored = tuple(self._prompt_logprobs) if self._is_scored else None
-        return Generation(samples, self._finished.usage, path, scored)
-
-
-def _sample(index: int, deltas: list[Delta]) -> Sample:
-    last = deltas[-1]
-    assert last.finish_reason is not None
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    if last.logprobs is not None:
-        logprobs = tuple(entry for delta in deltas for entry in delta.logprobs or ())
-    return Sample(
-        index=index,
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
-        finish_reason=last.finish_reason,
-        logprobs=logprobs,
-    )
 
 
 def _params_of(prompt: ImportedPrompt) -> SamplingParams:

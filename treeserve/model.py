@@ -14,11 +14,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from treeserve.config import ModelConfig
+from treeserve.config import ModelConfig, QuantizationName
+from treeserve.cpu_layers.pack import PackedLayers, is_packable, pack_model
 from treeserve.embedded import MODEL_FOLDER
 from treeserve.errors import ConfigError, ModelError
+from treeserve.model_digest import digest_model
 from treeserve.output_head import OutputHead
-from treeserve.packed_linear import pack_linear_layers
 from treeserve.parallel_model import check_parallel, parallel_arguments
 from treeserve.probe import AttentionLayer, probe_model
 from treeserve.step_relay import StepNotPassed, relay_step
@@ -70,6 +71,8 @@ class LoadedModel:
     end_token_ids: frozenset[int]
     device: torch.device
     dtype: torch.dtype
+    digest: str | None = None
+    """Of a module whose weights were packed, as they were before; None: they are as they were."""
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, logits_rows: Tensor, attend: AttendRows
@@ -110,7 +113,8 @@ def load_model(config: ModelConfig) -> LoadedModel:
     check_model(config)
     # The probe compares the hook with the model's own eager attention, so that comes first.
     module = load_module(config, "eager")
-    return adopt_model(config.model, module, is_whole=config.tensor_parallel == 1)
+    is_whole = config.tensor_parallel == 1
+    return adopt_model(config.model, module, is_whole=is_whole, quantization=config.quantization)
 
 
 def check_model(config: ModelConfig) -> None:
@@ -137,33 +141,46 @@ def read_max_positions(model: str) -> int:
     return max_positions
 
 
-def adopt_model(name: str, module: PreTrainedModel, *, is_whole: bool = True) -> LoadedModel:
+def adopt_model(
+    name: str,
+    module: PreTrainedModel,
+    *,
+    is_whole: bool = True,
+    quantization: QuantizationName = "none",
+) -> LoadedModel:
     """A module of transformers, with its own eager attention, as a model that treeserve can run.
 
     Args:
         name: What to call it.
         module: In evaluation mode, on its device. Its attention is replaced, and on a CPU its
-            linear layers in bfloat16 are, by packed ones.
+            linear layers in bfloat16 are, by packed ones; these may lie where their weights lay.
         is_whole: Not spread over ranks, where transformers changes the linear layers itself.
+        quantization: Of its linear layers' weights.
 
     Raises:
+        ConfigError: It cannot be quantized here; says why.
         ModelError: It cannot be served; says why.
     """
     _register_attention()
+    digest, packed = None, PackedLayers(None)
     # First, so that what is probed is what runs, and nobody else holds a plain weight.
     if is_whole:
-        pack_linear_layers(module)
+        digest = digest_model(module, quantization) if is_packable(module) else None
+        packed = pack_model(module, quantization)
+    layers = _attach_attention(name, module)
+    packed.fuse(module)
     config = _text_config(module.config)
     return LoadedModel(
         name=name,
         module=module,
         head=OutputHead(module),
-        layers=_attach_attention(name, module),
+        layers=layers,
         vocabulary_size=config.vocab_size,
         max_positions=config.max_position_embeddings,
         end_token_ids=_end_token_ids(module),
         device=module.device,
         dtype=module.dtype,
+        digest=digest,
     )
 
 

@@ -2,9 +2,9 @@
 #include <omp.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <memory>
 
+#include "kept.h"
 #include "layout.h"
 #include "plan.h"
 #include "product.h"
@@ -35,28 +35,6 @@ struct Layer {
 // the second. More would save little of what a row's softmax costs once a chunk.
 constexpr int kBlocksPerChunk = 32;
 constexpr int kChunk = kBlocksPerChunk * kLanes;
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-// Memory that is kept from layer to layer and step to step: fresh pages cost more than the work.
-template <typename T>
-class Kept {
- public:
-  T* at_least(int64_t count) {
-    if (count > count_) {
-      count_ = count + count / 2;
-      memory_.reset(static_cast<T*>(std::aligned_alloc(64, (count_ * sizeof(T) + 63) / 64 * 64)));
-      if (!memory_) std::abort();
-    }
-    return memory_.get();
-  }
-
- private:
-  std::unique_ptr<T, Free> memory_;
-  int64_t count_ = 0;
-};
 
 struct Scratch {
   Kept<Numbers> q;        // [pairs, head_dim]

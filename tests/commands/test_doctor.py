@@ -18,7 +18,7 @@ def test_everything_is_looked_at_and_shown_a_line_each(capsys):
     names = findings(capsys)
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(names) == 9
+    assert len(lines) == len(names) == 10
     assert all(line[:2] in ("ok", "--") for line in lines)
     assert "torch " in names["versions"]["detail"]
     assert names["threads"]["detail"].startswith("1 of PyTorch's on ")
@@ -28,6 +28,9 @@ def test_the_compiled_kernel_is_named_where_it_runs(capsys, cpu_kernel):
     found = findings(capsys)["attention, bfloat16"]
     assert found["ok"]
     assert found["detail"] == f"on the CPU: cpu, the compiled kernel: {library_path()}"
+    found = findings(capsys)["linear, bfloat16"]
+    assert found["ok"]
+    assert found["detail"].startswith("on the CPU: the compiled kernels")
 
 
 def test_it_says_why_pytorchs_operator_runs_instead(capsys, tmp_path, monkeypatch):
@@ -35,6 +38,11 @@ def test_it_says_why_pytorchs_operator_runs_instead(capsys, tmp_path, monkeypatc
     found = findings(capsys)["attention, bfloat16"]
     assert not found["ok"]
     assert "torch, PyTorch's operator: it is not built, and TREESERVE_BUILD=off" in found["detail"]
+    found = findings(capsys)["linear, bfloat16"]
+    assert not found["ok"]
+    assert (
+        "oneDNN, and no quantization: it is not built, and TREESERVE_BUILD=off" in found["detail"]
+    )
     monkeypatch.delenv("TREESERVE_BUILD")
     monkeypatch.setenv("CXX", "/nonexistent/g++")
     assert "no compiler '/nonexistent/g++'" in findings(capsys)["attention, bfloat16"]["detail"]
@@ -68,7 +76,7 @@ def test_build_kernels_compiles_whatever_must_not_be_compiled_at_a_start(
     if "no compiler" in captured.err:
         pytest.skip("there is no compiler")
     assert library_path().stat().st_size > 10_000
-    assert captured.out.startswith("compiling the CPU attention kernel with ")
+    assert captured.out.startswith("compiling the CPU kernels with ")
 
 
 def test_build_kernels_without_a_compiler_is_one_line(capsys, tmp_path, monkeypatch):

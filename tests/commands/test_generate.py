@@ -93,6 +93,7 @@ def test_a_tree_out_of_range_names_file_and_place(capsys, tmp_path, model):
         (["--temperature", "nan"], "temperature: must be a number"),
         (["--stop-token-id", "999"], "stop_token_ids[0]: must be between 0 and 319, got 999"),
         (["--stop", ""], "stop[0]: must be a string of 1 to 256 characters"),
+        (["--quantization", "int8"], "quantization: int8 is for dtype bfloat16, not float32"),
     ],
 )
 def test_options_out_of_range_are_named(capsys, model, options, words):

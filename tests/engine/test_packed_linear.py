@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from treeserve import LLM, SamplingParams
 from treeserve.config import ModelConfig
 from treeserve.model import load_model
-from treeserve.packed_linear import PackedLinear, pack_linear_layers
+from treeserve.packed_linear import OneDnnLinear, PackedLinear, pack_with_onednn
 
 needs_bfloat16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here"
@@ -22,7 +22,7 @@ needs_bfloat16 = pytest.mark.skipif(
 def test_a_packed_layer_gives_what_the_plain_one_gives(has_bias, shape):
     torch.manual_seed(1)
     linear = nn.Linear(96, 130, bias=has_bias, dtype=torch.bfloat16)
-    packed = PackedLinear(linear)
+    packed = OneDnnLinear(linear)
     states = torch.randn(shape, dtype=torch.bfloat16)
     exact = nn.functional.linear(
         states.double(), linear.weight.double(), linear.bias.double() if has_bias else None
@@ -30,6 +30,7 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(has_bias, shape):
     assert packed(states).dtype == torch.bfloat16
     torch.testing.assert_close(packed(states).double(), exact, rtol=2**-8, atol=2**-9)
     assert torch.equal(packed.weight, linear.weight)
+    assert packed.weight_bytes >= linear.weight.nbytes
 
 
 @needs_bfloat16
@@ -47,7 +48,7 @@ def test_only_plain_bfloat16_layers_are_packed():
         hooked,
         nn.Sequential(nn.Linear(8, 8, dtype=torch.bfloat16)),
     )
-    assert pack_linear_layers(module) == 2
+    assert pack_with_onednn(module) == 2
     packed = [name for name, part in module.named_modules() if isinstance(part, PackedLinear)]
     assert packed == ["0", "4.0"]
     # What was packed is not there in the plain form as well.

@@ -1,4 +1,4 @@
-"""The CPU attention kernel's library: found in the cache folder, or compiled into it."""
+"""The CPU kernels' library: found in the cache folder, or compiled into it."""
 
 import fcntl
 import hashlib
@@ -17,12 +17,22 @@ from treeserve.kernels import __path__ as _kernels_path
 BUILD_VARIABLE = "TREESERVE_BUILD"
 """Set to "off", nothing is compiled but by `treeserve build-kernels`."""
 
-_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma", "bmi1")
+_INSTRUCTIONS = (
+    "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
+    "avx512_bf16",
+    "avx512_vnni",
+    "fma",
+    "bmi1",
+)
 """Of the processor, as Linux names them; the library uses no others, so it may be moved."""
 _FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-w"),
     *("-fno-math-errno", "-fno-trapping-math"),
-    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mbmi"),
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni"),
+    *("-mfma", "-mbmi"),
 )
 _CPU_INFO = Path("/proc/cpuinfo")
 _TIMEOUT_SECONDS = 300.0
@@ -52,7 +62,7 @@ def library_path() -> Path:
         folder = cache_folder()
     except RuntimeError as error:
         raise KernelError("CPU kernel: no home folder; set TREESERVE_CACHE") from error
-    return folder / "kernels" / f"cpu-attention-{digest.hexdigest()[:16]}.so"
+    return folder / "kernels" / f"cpu-{digest.hexdigest()[:16]}.so"
 
 
 def find_or_build(report: Callable[[str], None]) -> Path:
@@ -90,7 +100,7 @@ def build(path: Path, report: Callable[[str], None], *, again: bool = False) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         with _turn(path.parent):
             if again or not path.is_file():
-                report(f"compiling the CPU attention kernel with {compiler}, once: {path}")
+                report(f"compiling the CPU kernels with {compiler}, once: {path}")
                 _compile(compiler, path)
     except OSError as error:
         raise KernelError(f"CPU kernel: cannot write {path}: {error.strerror}") from error
@@ -113,12 +123,12 @@ def find_compiler() -> str:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    (source,) = (found for found in _sources() if found.suffix == ".cpp")
+    sources = [str(found) for found in _sources() if found.suffix == ".cpp"]
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-", suffix=".so")
     os.close(descriptor)
     try:
         done = subprocess.run(
-            [compiler, *_FLAGS, str(source), "-o", temporary],
+            [compiler, *_FLAGS, *sources, "-o", temporary],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_SECONDS,

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeserve.commands.bench_result import resolve_bench_device
-from treeserve.config import DtypeName
+from treeserve.commands.options import add_quantization_option
+from treeserve.config import DtypeName, QuantizationName
 from treeserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="default: cuda where there is one, else cpu")
     add("--backend", choices=("torch", "cpu", "triton"), help="of attention; default: as serve")
+    add_quantization_option(parser)
     add(
         "--plain-linear", action="store_true",
         help="leave linear layers as PyTorch has them, in place of packing them on a CPU",
@@ -55,6 +57,7 @@ def resolve_model_device(args: argparse.Namespace, on_a_cpu: str) -> "torch.devi
             f"--shape: {args.shape!r} is not one of {', '.join(_SHAPES)}, nor a folder or file "
             "with a model's config.json"
         )
+    _check_quantization(args)
     device = resolve_bench_device(args.device, on_a_cpu)
     backend = args.backend
     if backend is not None and (backend == "triton") != (device.type == "cuda"):
@@ -78,6 +81,7 @@ def model_source(args: argparse.Namespace, device: "torch.device") -> "ModelSour
         is_checkpoint=args.model is not None,
         dtype=dtype,
         device=str(device),
+        quantization=_quantization(args),
         packs_linear=not args.plain_linear,
     )
 
@@ -95,3 +99,21 @@ def numbers_option(option: str, text: str) -> tuple[int, ...]:
     if numbers[0] < 1:
         raise ConfigError(f"{option}: must be at least 1, got {numbers[0]}")
     return tuple(numbers)
+
+
+def _quantization(args: argparse.Namespace) -> QuantizationName:
+    chosen: QuantizationName = getattr(args, "quantization", "none")
+    return chosen
+
+
+def _check_quantization(args: argparse.Namespace) -> None:
+    quantization = _quantization(args)
+    if quantization == "none":
+        return
+    if args.versus is not None:
+        raise ConfigError(
+            f"--versus: not with --quantization {quantization}: transformers computes with the "
+            "weights as they are"
+        )
+    if args.plain_linear:
+        raise ConfigError(f"--plain-linear: not with --quantization {quantization}: it packs them")

@@ -1,12 +1,13 @@
-"""`treeserve build-kernels`: compiles the CPU attention kernel ahead of time."""
+"""`treeserve build-kernels`: compiles the CPU kernels ahead of time."""
 
 import argparse
 from typing import Any
 
 _DESCRIPTION = """\
-Compile the CPU attention kernel, which engines otherwise compile at their first start, in a few
-seconds with g++ (or $CXX). It is kept in $TREESERVE_CACHE, else $XDG_CACHE_HOME/treeserve, else
-~/.cache/treeserve, under a name that is made from its source; other machines may be given it.
+Compile the CPU kernels, of attention and of linear layers, which engines otherwise compile at their
+first start, in a few seconds with g++ (or $CXX). They are kept in $TREESERVE_CACHE, else
+$XDG_CACHE_HOME/treeserve, else ~/.cache/treeserve, under a name that is made from their source;
+other machines may be given the file.
 
   treeserve build-kernels              where it is not there yet
   treeserve build-kernels --force      also where it is
@@ -16,7 +17,7 @@ seconds with g++ (or $CXX). It is kept in $TREESERVE_CACHE, else $XDG_CACHE_HOME
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Declare the command."""
     parser = subparsers.add_parser(
-        "build-kernels", help="compile the CPU attention kernel now", description=_DESCRIPTION
+        "build-kernels", help="compile the CPU kernels now", description=_DESCRIPTION
     )
     parser.set_defaults(run=run, prog=parser.prog)
     parser.add_argument("--force", action="store_true", help="also where it is there already")

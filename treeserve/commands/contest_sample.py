@@ -48,6 +48,7 @@ from treeserve.types import SamplingParams
 
 if TYPE_CHECKING:
     from treeserve.building import BuiltEngine
+    from treeserve.config import EngineOptions
 
 _DESCRIPTION = """\
 Draw programs for contest problems. Prompts share their examples, samples their problem: what they
@@ -333,14 +334,16 @@ def _opened_source(args: argparse.Namespace) -> Iterator[_Opened]:
     built = build_engine(options)
     most = min(options.max_running, options.token_budget)
     with closing(InProcess(built, most)) as engine:
-        yield _Opened(engine, _model(options.model, built), built.kv_bytes_per_token)
+        yield _Opened(engine, _model(options, built), built.kv_bytes_per_token)
 
 
-def _model(name: str, built: "BuiltEngine") -> dict[str, Any]:
+def _model(options: "EngineOptions", built: "BuiltEngine") -> dict[str, Any]:
     from treeserve.model import resolve_model
 
     dtype = str(built.model.dtype).removeprefix("torch.")
-    return describe_model(name, resolve_model(name), dtype)
+    if options.quantization != "none":
+        dtype = f"{dtype}, {options.quantization} weights"
+    return describe_model(options.model, resolve_model(options.model), dtype)
 
 
 @contextmanager

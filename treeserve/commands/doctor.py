@@ -116,8 +116,18 @@ def _attention_in_float32() -> Finding:
     return Finding("attention, float32", True, detail)
 
 
+def _linear_layers_in_bfloat16() -> Finding:
+    name = "linear, bfloat16"
+    reason = _why_not_compiled()
+    if reason is None:
+        return Finding(
+            name, True, "on the CPU: the compiled kernels; quantization int8 is possible"
+        )
+    return Finding(name, False, f"on the CPU: oneDNN, and no quantization: {reason}")
+
+
 def _why_not_compiled() -> str | None:
-    """Why no engine takes the compiled kernel on this machine; None: they do."""
+    """Why no engine takes the compiled kernels on this machine; None: they do."""
     import torch
 
     from treeserve.attention.cpu_build import BUILD_VARIABLE, find_compiler, library_path
@@ -168,6 +178,7 @@ _LOOKS: tuple[Callable[[], Finding], ...] = (
     _attention_on_gpu,
     _attention_in_bfloat16,
     _attention_in_float32,
+    _linear_layers_in_bfloat16,
     _sandbox,
     _guidance,
     _cache,

@@ -8,6 +8,7 @@ import torch
 from treeserve.config import DEFAULT_PAGE_SIZE
 from treeserve.kv_cache import KVCache
 from treeserve.model import LoadedModel
+from treeserve.packed_linear import PackedLinear
 
 
 def describe_model(model: LoadedModel) -> dict[str, Any]:
@@ -31,8 +32,11 @@ def num_parameters(model: LoadedModel) -> int:
 
 
 def weights_bytes(model: LoadedModel) -> int:
-    """Each weight once, in the model's dtype, however often it is in memory."""
-    return num_parameters(model) * model.dtype.itemsize
+    """As they are kept: packed, quantized, and a tied one as often as it is in memory."""
+    parts = model.module.modules()
+    packed = sum(part.weight_bytes for part in parts if isinstance(part, PackedLinear))
+    plain: int = sum(parameter.nbytes for parameter in model.module.parameters())
+    return packed + plain
 
 
 def pool_bytes(model: LoadedModel, num_pages: int) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from treeserve.config import QuantizationName
 from treeserve.errors import ModelError
 from treeserve.model import LoadedModel, adopt_model
 
@@ -81,18 +82,26 @@ def model_config(shape: str) -> PretrainedConfig:
     )
 
 
-def make_random_model(shape: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+def make_random_model(
+    shape: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: QuantizationName = "none",
+) -> LoadedModel:
     """A model with random weights, always the same ones on the same device.
 
     Args:
         shape: As for model_config.
         dtype: Of the weights.
         device: On which they are made.
+        quantization: Of linear layers' weights.
 
     Raises:
+        ConfigError: It cannot be quantized here.
         ModelError: It cannot be read or served.
     """
-    return adopt_model(f"random {shape}", make_random_module(shape, dtype, device, "eager"))
+    module = make_random_module(shape, dtype, device, "eager")
+    return adopt_model(f"random {shape}", module, quantization=quantization)
 
 
 def make_random_module(

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from treeserve.bench.decode import models
-from treeserve.config import DtypeName, ModelConfig
+from treeserve.config import DtypeName, ModelConfig, QuantizationName
 from treeserve.model import LoadedModel, adopt_model, load_model, load_module
 
 
@@ -20,6 +20,8 @@ class ModelSource:
     dtype: DtypeName
     """auto: as the checkpoint has it."""
     device: str
+    quantization: QuantizationName = "none"
+    """Of linear layers' weights."""
     packs_linear: bool = True
     """As engines have linear layers on a CPU; else as PyTorch has them."""
 
@@ -34,7 +36,7 @@ class ModelSource:
         module = self._load_module("eager")
         name = self.name if self.is_checkpoint else f"random {self.name}"
         # As with several ranks, whose linear layers are left as they are.
-        return adopt_model(name, module, is_whole=self.packs_linear)
+        return adopt_model(name, module, is_whole=self.packs_linear, quantization=self.quantization)
 
     def load_versus(self) -> PreTrainedModel:
         """The same weights once more, with the attention that transformers takes by itself."""
@@ -47,4 +49,9 @@ class ModelSource:
         return models.make_random_module(self.name, dtype, torch.device(self.device), attention)
 
     def _config(self) -> ModelConfig:
-        return ModelConfig(model=self.name, dtype=self.dtype, device=self.device)
+        return ModelConfig(
+            model=self.name,
+            dtype=self.dtype,
+            device=self.device,
+            quantization=self.quantization,
+        )

@@ -134,6 +134,7 @@ def _settings(
         "backend": backend,
         "dtype": str(model.dtype).removeprefix("torch."),
         "linear_layers": "packed" if source.packs_linear else "plain",
+        "quantization": source.quantization,
         "costs": costs.source,
         "threads": torch.get_num_threads(),
         "versus": "transformers" if options.versus else None,
