@@ -34,7 +34,9 @@ REFUSALS = {
     CODE.RESOURCE_EXHAUSTED,
 }
 TAKING_AWAY = ("DeleteSaved", "DeleteSavedSchema", "DeleteSchema", "Release")
-QUIET = sorted(METHODS.keys() - {"Drain", "Calibrate"}, key=lambda method: method in TAKING_AWAY)
+QUIET = sorted(
+    METHODS.keys() - {"Drain", "Calibrate"}, key=lambda method: (method in TAKING_AWAY, method)
+)
 """Methods that leave the server to those who come after them; last, what takes things away."""
 
 
@@ -115,7 +117,7 @@ class Trial:
 
 @contextmanager
 def trying(options, folder) -> Iterator[Trial]:
-    """A trial in which a request has run, and a prefix is retained and saved."""
+    """A trial in which a request has run, and a prefix and a schema are kept and saved."""
     level = logging.getLogger().level
     trial = Trial(options, folder)
     known = pb.GenerateRequest(text="ab", n=2, options=pb.RequestOptions(request_id=KNOWN))
@@ -125,6 +127,8 @@ def trying(options, folder) -> Iterator[Trial]:
     trial.run([("Retain", prefix_pb2.RetainRequest(prefix=kept).SerializeToString())])
     trial.run([("Save", prefix_pb2.SaveRequest(name="saved", prefix=kept).SerializeToString())])
     trial.run([("PutSchema", module_pb2.PutSchemaRequest(pml=SCHEMA).SerializeToString())])
+    save_schema = module_pb2.SaveSchemaRequest(name="saved")
+    trial.run([("SaveSchema", save_schema.SerializeToString())])
     try:
         yield trial
         trial.loop.run_until_complete(serves(trial.house))
