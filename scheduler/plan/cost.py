@@ -12,11 +12,12 @@ class CostModel:
 
     An item of t tokens and r rows costs `token_cost * t + item_cost + state_cost * r`, and a step
     in which any row has more than one state costs `sharing_cost` besides. What every plan does
-    alike (each row's arithmetic over all its tokens) is left out.
+    alike (each row's arithmetic over all its tokens, the first reading of a token from memory) is
+    left out.
     """
 
     token_cost: float = 1.0
-    """Reading one token's K and V."""
+    """Reading one token's K and V, once more."""
     state_cost: float = 16.0
     """Writing and merging one row's state."""
     item_cost: float = 64.0

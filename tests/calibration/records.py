@@ -13,6 +13,7 @@ CONSTANTS = Constants(
     state_cost=1e-6,
     sharing_cost=8e-5,
     row_token_cost=6e-9,
+    stored_token_cost=9e-8,
     max_item_tokens=None,
 )
 QUALITY = Quality(

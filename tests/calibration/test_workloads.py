@@ -36,6 +36,8 @@ def test_shared_and_flat_let_every_row_see_the_same_tokens_once(tree, cut):
         assert context == row_context(flat, row, window=None)
     assert len(flat.plan.item_slots) == num_flat_tokens(tree)
     assert len(shared.plan.item_slots) == num_stored_tokens(tree)
+    for workload in (shared_workload(tree, slots), flat_workload(tree, slots)):
+        assert cut_workload(workload, cut).num_stored_tokens == num_stored_tokens(tree)
 
 
 def test_a_cut_item_is_no_longer_than_asked_for():

@@ -35,6 +35,9 @@ def test_each_side_computes_stores_and_reads_what_it_does_not_share(capsys):
     assert sides["tree-same-batch"]["peak_batch"] <= sides["trunk"]["peak_batch"]
     assert max(side["peak_pages"] for side in sides.values()) <= 80
     assert all(side["parted"] == 0 for side in sides.values())
+    # Where prompts are computed again and again, samples decode beside them.
+    drawn = {name: side["num_drawn_without"] for name, side in sides.items()}
+    assert 0 < drawn["trunk"] < drawn["pages"] == drawn["tree"] < 12 * 5
     for name in ("nothing", "pages"):
         assert sides[name]["kv_tokens_read"] == sides[name]["kv_tokens_read_flat"]
 
@@ -49,6 +52,30 @@ def test_the_table_says_where_the_difference_comes_from_and_is_kept(capsys, tmp_
     assert "by the larger batch" in " ".join(out.split())
     assert main(["bench", "contest", "--from", str(file), "--markdown"]) == 0
     assert "| tree-same-batch |" in capsys.readouterr().out
+
+
+def test_steps_without_prompts_are_compared_for_each_token_that_they_draw(capsys, tmp_path):
+    """Sharing leaves more of them, so their sum grows where nothing has become slower."""
+    file = tmp_path / "contest.json"
+    sides = ["--side", "trunk", "--side", "tree-same-batch", "--side", "tree"]
+    assert bench(*sides, "--output", str(file)) == 0
+    result = json.loads(file.read_text())
+    result["sides"]["trunk"] |= {"seconds": 9.0, "prompt_seconds": 7.0, "num_drawn_without": 1000}
+    result["sides"]["tree-same-batch"] |= {
+        "seconds": 4.0,
+        "prompt_seconds": 1.0,
+        "num_drawn_without": 2000,
+    }
+    del result["sides"]["tree"]["num_drawn_without"]  # as earlier versions kept it
+    file.write_text(json.dumps(result))
+    capsys.readouterr()
+    assert main(["bench", "contest", "--from", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "others: 2.00 to 1.50 ms for each token drawn" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 120
+    assert main(["bench", "contest", "--from", str(file), "--markdown"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    assert [row[3] for row in rows] == ["ms a token", "---:", "2.00", "1.50", "–"]
 
 
 def test_sides_that_the_time_limit_leaves_out_are_said(capsys):
@@ -116,7 +143,7 @@ def test_where_rounding_decides_one_draw_may_part(temperature, parted, is_refuse
     """Drawn greedily, the samples of one problem are one draw, and part together."""
     settings = {"samples": 8}
     so_far = ResultSoFar(settings, temperature == 0, None)
-    first = Measured(1.0, 0.5, 9, 1.0, 4, 9, 9, 9, 9, ((1, 2),) * 32)
+    first = Measured(1.0, 0.5, 9, 9, 1.0, 4, 9, 9, 9, 9, ((1, 2),) * 32)
     so_far.add("pages", first, 0.0)
     other = tuple((1, 3) if index in parted else (1, 2) for index in range(32))
     if is_refused:

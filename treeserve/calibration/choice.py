@@ -78,10 +78,11 @@ def measure_costs(
         if device.type == "cuda":
             # What it took is for the KV pool, which is sized by the memory that is free.
             torch.cuda.empty_cache()
-    if not calibration.quality.is_trustworthy:
+    reason = calibration.quality.why_not_trusted
+    if reason is not None:
         raise CalibrationError(
-            f"calibration: one prediction in ten misses by {calibration.quality.p90_error:.0%} or "
-            "more; try again while the machine does nothing else"
+            f"calibration: {reason}, so nothing is stored; try again while the machine does "
+            "nothing else"
         )
     return calibration
 

@@ -16,6 +16,8 @@ Float64Array = NDArray[np.float64]
 
 LARGEST_P90_ERROR = 0.4
 """Constants that miss by more were measured on a machine that was busy with something else."""
+LARGEST_MEAN_LOSS = 0.1
+"""Constants that choose so much slower plans on average are wrong in what decides."""
 LOSS_THAT_COUNTS = 0.05
 """A decision that costs less than this share of the step's attention is no mistake."""
 _USUAL_ERROR = 0.05
@@ -28,13 +30,17 @@ class Constants:
     """What a plan costs, in seconds per layer; what is worked out once a step is shared out.
 
     base_cost + token_cost * tokens read + item_cost * items + state_cost * states
-    + sharing_cost, if any row has more than one state + row_token_cost * (row, token) pairs.
+    + sharing_cost, if any row has more than one state + row_token_cost * (row, token) pairs
+    + stored_token_cost * different tokens read.
+
+    A layer finds its K and V in memory and, when it reads them again for another row, nearer by. So
+    there are two prices, and only that of a token read again depends on the plan.
     """
 
     base_cost: float
     """A step's attention at all."""
     token_cost: float
-    """Reading one token's K and V."""
+    """Reading one token's K and V, once more."""
     item_cost: float
     """One item more."""
     state_cost: float
@@ -43,6 +49,8 @@ class Constants:
     """Merging at all, once: rows with a single state need no merge."""
     row_token_cost: float
     """One row's arithmetic over one token: the same in every plan of a step."""
+    stored_token_cost: float
+    """Reading one token's K and V from memory, besides: the same in every plan of a step."""
     max_item_tokens: int | None
     """Longer items are cut. None: cutting does not pay."""
 
@@ -84,8 +92,13 @@ class Quality:
     worst_loss: float
 
     @property
-    def is_trustworthy(self) -> bool:
-        return self.p90_error <= LARGEST_P90_ERROR
+    def why_not_trusted(self) -> str | None:
+        """None: the constants can be planned by."""
+        if self.p90_error > LARGEST_P90_ERROR:
+            return f"one prediction in ten misses by {self.p90_error:.0%} or more"
+        if self.mean_loss > LARGEST_MEAN_LOSS:
+            return f"the plans chosen are {self.mean_loss:.0%} slower than the best on average"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,7 @@ def fit_constants(plans: Sequence[MeasuredPlans], max_item_tokens: int | None) -
     features = np.concatenate([[_features(p.shared), _features(p.flat)] for p in plans])
     seconds = np.concatenate([[p.shared_seconds, p.flat_seconds] for p in plans])
     fitted = _fit_relative(features / seconds[:, None])
-    base, token, item, state, sharing, row_token = fitted.tolist()
+    base, token, item, state, sharing, row_token, stored_token = fitted.tolist()
     if token <= 0 or not np.isfinite(fitted).all():
         raise CalibrationError(
             "calibration: the measured times do not grow with the tokens read; try again while the "
@@ -121,6 +134,7 @@ def fit_constants(plans: Sequence[MeasuredPlans], max_item_tokens: int | None) -
         state_cost=state,
         sharing_cost=sharing,
         row_token_cost=row_token,
+        stored_token_cost=stored_token,
         max_item_tokens=max_item_tokens,
     )
 
@@ -163,11 +177,14 @@ def find_crossovers(constants: Constants, plans: Sequence[MeasuredPlans]) -> lis
 
 
 def _features(workload: Workload) -> Float64Array:
-    """[6]: what each of the constants but the last is multiplied with."""
+    """[7]: what each of the constants but the last is multiplied with."""
     tokens = np.array([len(item.slots) for item in workload.items])
     rows = np.array([len(item.rows) for item in workload.items])
     merged = rows.sum() > workload.num_rows
-    return np.array([1, tokens.sum(), len(tokens), rows.sum(), merged, tokens @ rows], dtype=float)
+    stored = workload.num_stored_tokens
+    return np.array(
+        [1, tokens.sum(), len(tokens), rows.sum(), merged, tokens @ rows, stored], dtype=float
+    )
 
 
 def predict_seconds(constants: Constants, workload: Workload) -> float:
@@ -179,6 +196,7 @@ def predict_seconds(constants: Constants, workload: Workload) -> float:
         c.state_cost,
         c.sharing_cost,
         c.row_token_cost,
+        c.stored_token_cost,
     )
     return float(_features(workload) @ np.array(weights))
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from treeserve.attention.backend import kv_layout, make_backend
 from treeserve.batch import Batch, make_batch
+from treeserve.calibration.cold import CacheFlush
 from treeserve.calibration.subject import Subject
 from treeserve.errors import CalibrationError
 from treeserve.kv_cache import KVCache
@@ -23,9 +24,8 @@ _CONFIRMED_WITHIN = 1.15
 _TRIES = 4
 _SLEEP_CYCLES = 2_000_000
 """About a millisecond of a GPU, in which what is to be timed is enqueued behind it."""
-_FLUSH_BYTES = 256 << 20
-"""Written before each timed layer on a GPU: more than any GPU's last-level cache holds. A model's
-weights pass through the cache between two layers, so none finds its KV there."""
+_FINE_ENOUGH = 1e-6
+"""Seconds: what a clock has to tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,8 @@ class AttentionTimer:
             )
             for heads in (subject.num_heads, subject.num_kv_heads, subject.num_kv_heads)
         )
-        self._flushed = torch.empty(
-            _FLUSH_BYTES if device.type == "cuda" else 0, dtype=torch.uint8, device=device
-        )
+        self._flush = CacheFlush(device)
+        self._clock = clock_for(device)
         self._gives_up_at = math.inf
         for step in warm_up:
             self._run(step)
@@ -130,15 +129,21 @@ class AttentionTimer:
             CalibrationError: There is not even time for one round.
         """
         started = time.perf_counter()
-        taken = [_Taken(self._run(step)) for step in steps]
+        taken = [_Taken(self._run_cold(step)) for step in steps]
         for _ in range(_MAX_ROUNDS):
             doubtful = [index for index, t in enumerate(taken) if t.is_doubtful]
             deadline = started + seconds * (2 if doubtful else 1)
             for index in doubtful or range(len(steps)):
                 if time.perf_counter() > deadline:
                     return [t.least for t in taken]
-                taken[index] = taken[index].after(self._run(steps[index]))
+                taken[index] = taken[index].after(self._run_cold(steps[index]))
         return [t.least for t in taken]
+
+    def _run_cold(self, step: Step) -> StepSeconds:
+        # Once for all layers on a CPU: each has KV of its own, which is not read before its turn.
+        if self._device.type == "cpu":
+            self._flush()
+        return self._run(step)
 
     @torch.inference_mode()
     def _run(self, step: Step) -> StepSeconds:
@@ -148,24 +153,25 @@ class AttentionTimer:
                 "calibration: a single round takes too long: the attention is too slow, or the "
                 "machine too busy, to be measured"
             )
+        if self._device.type == "cuda":
+            layer = self._time_on_gpu(step)
+            return StepSeconds(layer, layer)
+        times = [self._clock()]
+        batch = make_batch(step, self._device, self._backend)
+        for index in range(_NUM_LAYERS):
+            self._attend(batch, index)
+            times.append(self._clock())
+        return StepSeconds(times[1] - times[0], (times[-1] - times[1]) / (_NUM_LAYERS - 1))
+
+    def _time_on_gpu(self, step: Step) -> float:
+        """The mean of all layers but the first, each from a cold cache."""
         batch = make_batch(step, self._device, self._backend)
         self._attend(batch, 0)
-        if self._device.type == "cuda":
-            layer = self._time_on_gpu(batch)
-            return StepSeconds(layer, layer)
-        first = time.perf_counter() - started
-        started = time.perf_counter()
-        for index in range(1, _NUM_LAYERS):
-            self._attend(batch, index)
-        return StepSeconds(first, (time.perf_counter() - started) / (_NUM_LAYERS - 1))
-
-    def _time_on_gpu(self, batch: Batch) -> float:
-        """The mean of the other layers, each from a cold cache."""
         spans = []
         # Launches cost every plan the same; without this, short work would be lost in them.
         torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
         for index in range(1, _NUM_LAYERS):
-            self._flushed.zero_()
+            self._flush()
             start, end = (torch.Event(self._device, enable_timing=True) for _ in range(2))
             start.record()
             self._attend(batch, index)
@@ -180,3 +186,11 @@ class AttentionTimer:
         return self._backend.attend(
             q, k, v, layer_index, batch, scaling=scaling, softcap=self._softcap
         )
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Seconds: with one thread those in which it ran, which other programs hardly change."""
+    if device.type != "cpu" or torch.get_num_threads() > 1:
+        return time.perf_counter
+    is_fine = time.get_clock_info("thread_time").resolution <= _FINE_ENOUGH
+    return time.thread_time if is_fine else time.perf_counter

@@ -12,7 +12,7 @@ import torch
 
 from treeserve.probe import AttentionLayer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the stored file and of what its constants mean."""
 
 _PACKAGE = Path(__file__).parent.parent

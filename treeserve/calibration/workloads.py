@@ -47,6 +47,12 @@ class Workload:
     num_rows: int
     position: int
 
+    @property
+    def num_stored_tokens(self) -> int:
+        """Different ones among those that are read."""
+        slots = np.concatenate([item.slots for item in self.items])
+        return int(np.count_nonzero(np.bincount(slots)))
+
 
 def trees_for(device_type: str) -> list[Tree]:
     """One prefix under a batch, several prefixes under groups, and prefixes in two levels."""

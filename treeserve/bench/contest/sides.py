@@ -50,7 +50,8 @@ class Measured:
 
     Attributes:
         seconds: From the first request to the last token.
-        prompt_seconds: Of them, in steps that compute prompt tokens.
+        prompt_seconds: Of them, in steps that compute prompt tokens, and decode beside them.
+        num_drawn_without: Tokens drawn in the other steps.
         mean_batch: Tokens drawn in a step, on average.
         peak_batch: Samples at once, at most.
         peak_pages: Held by running samples, at most; what is cached and nobody's is not counted.
@@ -59,6 +60,7 @@ class Measured:
 
     seconds: float
     prompt_seconds: float
+    num_drawn_without: int
     num_steps: int
     mean_batch: float
     peak_batch: int
@@ -109,7 +111,8 @@ def measure_side(
     for request in _requests(name, contest):
         samples[request.request_id] = []
         engine.add(request)
-    prompt_seconds, num_steps, num_drawn, peak_batch, peak_pages = 0.0, 0, 0, 0, 0
+    prompt_seconds, num_drawn_without = 0.0, 0
+    num_steps, num_drawn, peak_batch, peak_pages = 0, 0, 0, 0
     while engine.has_work():
         before = perf_counter()
         events, numbers = engine.step()
@@ -120,7 +123,10 @@ def measure_side(
                 raise ContestFailed(f"{name}: a step failed: {event.error}")
         if numbers is None or not numbers.num_rows:
             continue
-        prompt_seconds += (perf_counter() - before) if numbers.num_prompt_rows else 0.0
+        if numbers.num_prompt_rows:
+            prompt_seconds += perf_counter() - before
+        else:
+            num_drawn_without += numbers.num_drawn
         num_steps += 1
         num_drawn += numbers.num_drawn
         seconds = perf_counter() - started
@@ -130,6 +136,7 @@ def measure_side(
     return Measured(
         seconds=perf_counter() - started,
         prompt_seconds=prompt_seconds,
+        num_drawn_without=num_drawn_without,
         num_steps=num_steps,
         mean_batch=num_drawn / num_steps,
         peak_batch=peak_batch,

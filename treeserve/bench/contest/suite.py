@@ -97,15 +97,16 @@ def contest_lines(result: Mapping[str, Any], style: TableStyle) -> list[str]:
         *(
             Column(title, width)
             for title, width in (
-                ("s", 9),
-                ("s with prompts", 16),
-                ("steps", 8),
-                ("mean batch", 12),
-                ("peak pages", 12),
-                ("prompt tokens", 15),
-                ("KV tokens read", 16),
-                ("parted", 8),
-                ("load", 7),
+                ("s", 7),
+                ("s with prompts", 15),
+                ("ms a token", 11),
+                ("steps", 6),
+                ("mean batch", 11),
+                ("peak pages", 11),
+                ("prompt tokens", 14),
+                ("KV tokens read", 15),
+                ("parted", 7),
+                ("load", 6),
             )
         ),
     ]
@@ -118,6 +119,7 @@ def _row(name: str, side: Mapping[str, Any]) -> list[str]:
         name,
         number(side["seconds"]),
         number(side["prompt_seconds"]),
+        number(_token_milliseconds(side), 2),
         number(side["num_steps"], 0),
         number(side["mean_batch"]),
         number(side["peak_pages"], 0),
@@ -142,14 +144,20 @@ def _explained(result: Mapping[str, Any], style: TableStyle) -> list[str]:
                 f"of which {_change(trunk, same, 'seconds')} at the same batch, by what need not "
                 f"be computed and read again (steps with prompt tokens: "
                 f"{trunk['prompt_seconds']:.1f} to {same['prompt_seconds']:.1f} s; others: "
-                f"{_other(trunk):.1f} to {_other(same):.1f} s), and then "
+                f"{number(_token_milliseconds(trunk), 2)} to "
+                f"{number(_token_milliseconds(same), 2)} ms for each token drawn), and then "
                 f"{_change(same, tree, 'seconds')} by the larger batch"
             )
     return fit(lines, style) if style == "text" else [f"{line}  " if line else "" for line in lines]
 
 
-def _other(side: Mapping[str, Any]) -> float:
-    return float(side["seconds"] - side["prompt_seconds"])
+def _token_milliseconds(side: Mapping[str, Any]) -> float | None:
+    """Of the steps without prompt tokens, for each token drawn in them; None: nobody counted them.
+
+    Their sum would be no measure: where more is computed, fewer such steps are left.
+    """
+    drawn = side.get("num_drawn_without")
+    return (side["seconds"] - side["prompt_seconds"]) / drawn * 1e3 if drawn else None
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str:
