@@ -86,6 +86,8 @@ def build_engine(options: EngineOptions, place: Place | None = None) -> BuiltEng
     """
     _scheduler_config(options, 1)
     model_config = _model_config(options)
+    # What its configuration tells is told before anything large is read.
+    check_model(model_config)
     tokenizer = Tokenizer.load(resolve_model(options.model))
     leader = _gather_ranks(options, model_config, place)
     try:

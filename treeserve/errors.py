@@ -80,3 +80,10 @@ class NoRoom(Refused):
 
 class Damaged(Refused):
     """What was stored is not what was written."""
+
+
+def why_unreadable(error: OSError | UnicodeDecodeError | EOFError) -> str:
+    """Why a file cannot be read, in words that go behind its name."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid UTF-8 at byte {error.start}"
+    return getattr(error, "strerror", None) or str(error)

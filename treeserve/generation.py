@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 
 from treeserve.engine import Engine
@@ -12,7 +12,7 @@ from treeserve.errors import EngineStopped, InvalidRequest
 from treeserve.loop import EngineLoop
 from treeserve.prompt import EncodedPrompt, Prompter
 from treeserve.request_book import KnownRequest, RequestBook
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit, RequestSize
 from treeserve.scheduler.modules import ModuleSet
 from treeserve.schemas.importing import Importing, encode_importing_tree
 from treeserve.text_stream import Item, StoppedSample, TextStreams
@@ -39,10 +39,6 @@ from treeserve.types import (
     TokenCounts,
     TreeFinished,
 )
-
-Admit = Callable[[RequestSize], AbstractContextManager[object]]
-"""Called in the event loop when a stream's first item is asked for, before anything reaches the
-engine; entered while the stream runs, and may refuse it by raising."""
 
 _DEFAULTS = RequestOptions()
 _CUT_SHORT = (FinishReason.ABORT, FinishReason.ERROR)

@@ -129,6 +129,31 @@ class EngineLoop:
             raise
         return stream
 
+    async def run_to_end(self, request: EngineRequest, what: str) -> PromptUsage:
+        """Compute a request whose draws nobody reads, and say what came of its prompt.
+
+        Args:
+            request: With an id that nobody else uses.
+            what: Names it in an error: "a prefix could not be computed".
+
+        Raises:
+            InvalidRequest, EngineStopped: As submit().
+            RuntimeError: A step of it failed.
+        """
+        ended: RequestEnded | None = None
+        stream = await self.submit([request])
+        try:
+            async for events in stream:
+                ended = next((e for e in events if isinstance(e, RequestEnded)), ended)
+        finally:
+            self.abort(request.request_id)
+        assert ended is not None, "a stream ended before its request"
+        if ended.reason is FinishReason.ERROR:
+            if not self.healthy:
+                raise EngineStopped(ended.error or _STOPPED)
+            raise RuntimeError(f"{what}: {ended.error}")
+        return ended.usage
+
     def abort(self, request_id: str, sample_index: int | None = None) -> None:
         """End a request or one of its samples before the next step. Unknown ones are ignored."""
         self._inbox.put(_Abort(request_id, sample_index))

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from treeserve.config import ModelConfig, QuantizationName
-from treeserve.cpu_layers.pack import PackedLayers, is_packable, pack_model
+from treeserve.cpu_layers.pack import PackedLayers, check_quantization, is_packable, pack_model
 from treeserve.embedded import MODEL_FOLDER
 from treeserve.errors import ConfigError, ModelError
 from treeserve.model_digest import digest_model
@@ -92,13 +92,15 @@ def resolve_model(model: str) -> str:
     """The folder or hub name that a model option stands for.
 
     Raises:
-        ModelError: It is a folder without a config.json.
+        ModelError: It is a folder without a config.json, or no folder and no hub name.
     """
     if model == "embedded":
         return str(MODEL_FOLDER)
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"model: the folder {model} has no config.json")
+    if folder.is_file():
+        raise ModelError(f"model: {model} is a file; name the folder with its config.json")
     if not folder.is_dir() and (folder.is_absolute() or model.startswith(".")):
         raise ModelError(f"model: there is no folder {model}")
     return model
@@ -121,12 +123,16 @@ def check_model(config: ModelConfig) -> None:
     """What can be known of a checkpoint by its configuration alone.
 
     Raises:
-        ConfigError: It cannot be spread over so many ranks.
+        ConfigError: It cannot be spread over so many ranks, or not be quantized; or there is no
+            such device.
         ModelError: It cannot be read, or cannot be served; says why.
     """
     hf_config = _load_config(config.model, resolve_model(config.model))
     _refuse_unsupported(config.model, hf_config)
     check_parallel(config, hf_config)
+    check_quantization(
+        config.quantization, resolve_device(config.device), _known_dtype(config, hf_config)
+    )
 
 
 def read_max_positions(model: str) -> int:
@@ -225,7 +231,17 @@ def _load_config(name: str, location: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(location)
     except Exception as error:
-        raise ModelError(f"model: cannot read the configuration of {name}: {error}") from error
+        where = "" if Path(location).is_dir() else f"there is no folder {name}, and on the hub: "
+        raise ModelError(
+            f"model: cannot read the configuration of {name}: {where}{error}"
+        ) from error
+
+
+def _known_dtype(config: ModelConfig, hf_config: PretrainedConfig) -> torch.dtype | None:
+    """Before the weights are read; None: they will tell."""
+    is_auto = config.dtype == "auto"
+    dtype: torch.dtype | None = hf_config.dtype if is_auto else getattr(torch, config.dtype)
+    return dtype
 
 
 def load_module(config: ModelConfig, attention: str) -> PreTrainedModel:

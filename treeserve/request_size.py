@@ -1,6 +1,9 @@
 """What one call may come to, for those who decide whether it may come in."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +22,9 @@ class RequestSize:
     @property
     def num_tokens(self) -> int:
         return sum(num_tokens for _, num_tokens in self.tokens_by_path)
+
+
+Admit: TypeAlias = Callable[[RequestSize], AbstractContextManager[object]]
+"""Asked once, in the event loop, before anything of a call reaches the engine; entered while it
+runs, and may refuse it by raising.
+"""

@@ -310,7 +310,7 @@ def test_a_run_that_breaks_off_keeps_its_cases_and_goes_on(capsys, tmp_path, mon
     other = [*kept, "--dtype", "bfloat16"]
     capsys.readouterr()
     assert main(["bench", "decode", *SMALL, *other]) == 2
-    assert "--go-on: the earlier result is of other " in capsys.readouterr().err
+    assert "--go-on: the earlier result is of other dtype; " in capsys.readouterr().err
     assert json.loads(file.read_text()) == result
 
 

@@ -60,9 +60,13 @@ def test_a_run_that_breaks_off_keeps_its_parts_and_goes_on(capsys, tmp_path, mon
     assert whole["lengths"][0] == kept["lengths"][0]
     assert whole["date"] == kept["date"]
     assert whole["mix"] is not None
+    assert bench("--output", str(file), "--go-on", "--tokens", "50") == 0
+    lengths = json.loads(file.read_text())["lengths"]
+    assert [entry["length"] for entry in lengths] == [40, 50, 60]
+    assert lengths[::2] == whole["lengths"]
     capsys.readouterr()
     assert bench("--output", str(file), "--go-on", "--own-tokens", "8") != 0
-    assert "--go-on: the earlier result is of other options" in capsys.readouterr().err
+    assert "--go-on: the earlier result is of other options.own_tokens; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

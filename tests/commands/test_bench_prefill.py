@@ -92,6 +92,9 @@ def test_the_table_fits_a_terminal_and_a_run_goes_on_where_it_broke_off(
     assert [case["tokens"] for case in cases] == [16, 40]
     assert main(["bench", "prefill", "--from", str(file), "--markdown"]) == 0
     assert "| 40 |" in capsys.readouterr().out
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization": "int8"}))
+    assert main(["bench", "prefill", *SMALL, *kept]) == 2
+    assert "--go-on: the earlier result is of other quantization; " in capsys.readouterr().err
 
 
 def test_a_prompt_that_the_model_has_no_positions_for_is_skipped_with_the_reason(

@@ -27,6 +27,14 @@ def test_quantized_weights_are_measured_and_take_half_the_memory(capsys, cpu_ker
     assert quantized["pool_bytes"] == plain["pool_bytes"] > 0
 
 
+def test_quantized_weights_of_another_dtype_are_refused_before_any_are_made(capsys):
+    """Those of a large shape would take minutes."""
+    options = ["--shape", "llama-8b", "--dtype", "float32", "--quantization", "int8"]
+    assert main(["bench", "decode", "--device", "cpu", *options]) == 2
+    error = capsys.readouterr().err
+    assert "quantization: int8 is for dtype bfloat16, not float32; try dtype=bfloat16" in error
+
+
 @pytest.mark.parametrize("other", [["--versus", "transformers"], ["--plain-linear"]])
 def test_quantized_weights_are_not_compared_with_plain_ones(capsys, other):
     options = ["--quantization", "int8", *other]

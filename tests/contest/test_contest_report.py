@@ -290,7 +290,7 @@ def test_statements_are_shown_where_the_problems_are_given(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none.jsonl"], "none.jsonl: cannot be read"),
+        (["none.jsonl"], "none.jsonl: cannot be read: No such file or directory\n"),
         (["verdicts.jsonl", "--seed", "-1"], "--seed: must be at least 0, got -1"),
         (["verdicts.jsonl", "--samples", "none"], "none: cannot be read"),
         (["verdicts.jsonl", "--sharing-off", "none"], "--sharing-off: needs --samples"),

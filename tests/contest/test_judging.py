@@ -247,7 +247,7 @@ def test_a_custom_checker_decides(worker: Worker, tmp_path: Path) -> None:
     [
         ("checker.py", "def", "does not build: SyntaxError"),
         ("checker.rb", "", "expected a file ending in .py or .cpp"),
-        ("none.py", None, "cannot be read"),
+        ("none.py", None, "cannot be read: No such file or directory"),
     ],
 )
 def test_a_checker_that_is_none_is_named(

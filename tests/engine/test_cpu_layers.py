@@ -17,7 +17,6 @@ from treeserve.cpu_layers.library import load_library
 from treeserve.cpu_layers.linear import PackedEmbedding, PanelLinear, join_layers
 from treeserve.cpu_layers.mapped import MappedFiles
 from treeserve.cpu_layers.panels import pack_weight, pack_weight_in_place, quantize_weight
-from treeserve.errors import ConfigError
 from treeserve.model import LoadedModel, adopt_model, load_model
 from treeserve.prefixes.fingerprint import make_fingerprint
 
@@ -348,26 +347,6 @@ def test_int8_takes_half_the_memory(checkpoint_of, cpu_kernel):
 
     plain, quantized = loaded(folder), loaded(folder, quantization="int8")
     assert weight_bytes(quantized) < 0.55 * weight_bytes(plain)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"dtype": "float32"}, "quantization: int8 is for dtype bfloat16, not float32; try dtype="),
-        ({"tensor_parallel": 2}, "quantization: int8 is not possible with tensor_parallel 2"),
-        ({"quantization": "int4"}, "quantization: 'int4' is not one of none, int8"),
-    ],
-)
-def test_int8_is_refused_where_it_cannot_be(checkpoint_of, cpu_kernel, options, words):
-    given = {"dtype": "bfloat16", "quantization": "int8", **options}
-    with pytest.raises(ConfigError, match=words):
-        build_engine(EngineOptions(model=str(checkpoint_of("llama")), num_pages=4, **given))
-
-
-def test_int8_without_the_kernels_says_why_not(checkpoint_of, tmp_path, monkeypatch):
-    monkeypatch.setenv("TREESERVE_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"quantization: int8 cannot run here: .*; try none"):
-        loaded(checkpoint_of("llama"), quantization="int8")
 
 
 def fingerprint(folder, **options) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from treeserve.calibration.subject import cpu_name
+
 _PACKAGES = ("torch", "triton", "transformers", "flashinfer-python", "treeserve")
 
 
@@ -48,7 +50,8 @@ def _free_host_bytes() -> int | None:
 def _describe_device(device: torch.device) -> dict[str, Any]:
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return {"type": "cpu", "name": platform.machine(), "threads": threads}
+        name = platform.machine()
+        return {"type": "cpu", "name": name, "processor": cpu_name(), "threads": threads}
     properties = torch.cuda.get_device_properties(device)
     return {
         "type": "cuda",

@@ -60,7 +60,7 @@ def make_subject(
     layer = next((layer for layer in layers if layer.window is None), layers[0])
     on_cpu = device.type == "cpu"
     return Subject(
-        device=f"cpu: {_cpu_name()}" if on_cpu else f"cuda: {torch.cuda.get_device_name(device)}",
+        device=f"cpu: {cpu_name()}" if on_cpu else f"cuda: {torch.cuda.get_device_name(device)}",
         num_threads=torch.get_num_threads() if on_cpu else 0,
         backend=backend,
         dtype=str(dtype).removeprefix("torch."),
@@ -76,7 +76,7 @@ def make_subject(
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Model and instruction set; hypervisors hide the model's own name behind its family's."""
     fields: dict[str, str] = {}
     if _CPU_INFO.exists():

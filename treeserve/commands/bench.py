@@ -26,8 +26,9 @@ from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
     reject_together,
+    require_at_least,
 )
-from treeserve.errors import ConfigError, TreeserveError
+from treeserve.errors import TreeserveError
 from treeserve.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -111,9 +112,7 @@ class SharingResult:
 def run_sharing(args: argparse.Namespace) -> int:
     """Time both sides in turn and print the medians."""
     reject_together(args, ["sharing"], "bench sharing", "it measures both sides")
-    for name in ("prefix", "batch", "new_tokens", "rounds"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1")
+    require_at_least(args, prefix=1, batch=1, new_tokens=1, rounds=1)
     result = measure_sharing(args)
     if args.json:
         print(json.dumps(asdict(result)))

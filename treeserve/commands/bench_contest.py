@@ -1,18 +1,19 @@
 """`treeserve bench contest`: what sharing saves of a contest's tree, trunk only or whole."""
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treeserve.commands.bench_result import (
+    add_going_on_option,
     add_result_options,
     check_result_options,
-    keep_result,
     read_before,
     read_result,
     resolve_bench_device,
     show_result,
+    watch_result,
 )
+from treeserve.commands.options import require_at_least
 from treeserve.commands.progress import ProgressLine
 from treeserve.contest.records.problem_file import read_contest_problems
 from treeserve.contest.sampling.few_shot import few_shot
@@ -30,8 +31,8 @@ _DESCRIPTION = """\
 Draw samples of contest problems after solved examples, as Hydragen's paper did, under one pool:
 with nothing reused, with pages reused, with the examples shared, with the whole tree shared. Says
 which part of the difference comes from a larger batch. What the sides drew is compared before a
-time is shown. The times are of one run: the machine should do nothing else. With --output, what
-is measured is kept side by side, and --go-on leaves out what is there.
+time is shown. The times are of one run: the machine should do nothing else.
+With --output, what is measured is kept part by part, and --go-on leaves out what is there.
 
   treeserve bench contest
   treeserve bench contest --shape qwen-0.5b --temperature 0 --output contest.json --go-on
@@ -61,7 +62,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     add("--side", action="append", choices=_SIDES, help="may be repeated; default: all")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     add("--device", default="cpu", help="default: %(default)s")
-    add("--go-on", action="store_true", help="keep the sides that --output has of an earlier run")
+    add_going_on_option(parser)
     add_result_options(parser)
 
 
@@ -76,15 +77,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    for name in ("problems", "samples", "max_tokens", "num_pages"):
-        if getattr(args, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option}: must be at least 1, got {getattr(args, name)}")
+    require_at_least(args, problems=1, samples=1, max_tokens=1, num_pages=1)
     sides = args.side or _SIDES
     if "tree-same-batch" in sides and "trunk" not in sides:
         raise ConfigError("--side: tree-same-batch has the batch of trunk: give --side trunk too")
     before = read_before(args, "contest")
-    from treeserve.bench.contest.so_far import Watch
     from treeserve.bench.contest.suite import measure_contest
     from treeserve.building import backend_for
     from treeserve.calibration.choice import choose_costs
@@ -99,9 +96,9 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         subject = make_subject(model.layers, backend, model.dtype, device)
         costs = choose_costs("auto", subject, device, progress.start)
         config = SchedulerConfig(num_pages=args.num_pages)
-        watch = Watch(progress.start, progress.tell, partial(keep_result, args))
+        watch = watch_result(args, progress)
         return measure_contest(
-            contest, sides, model, backend, costs.model, config, watch, args.time_limit, before
+            contest, sides, model, backend, costs, config, watch, args.time_limit, before
         )
 
 

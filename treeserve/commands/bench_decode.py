@@ -12,13 +12,15 @@ from treeserve.commands.bench_model import (
     resolve_model_device,
 )
 from treeserve.commands.bench_result import (
+    add_going_on_option,
     add_result_options,
     check_result_options,
-    keep_result,
     read_before,
     read_result,
     show_result,
+    watch_result,
 )
+from treeserve.commands.options import require_at_least
 from treeserve.commands.progress import ProgressLine
 from treeserve.config import CalibrationMode
 from treeserve.errors import ConfigError
@@ -34,8 +36,8 @@ checkpoint is needed. Greedy tokens of on and off are compared before anything i
 differ by more than rounding, that case shows no times and the exit status is 1. With --versus
 transformers, its own `generate` and its continuous batching are sides too, with the prefix in their
 caches beforehand. On a CPU the table also says where the time of a step goes; the floor is worked
-out from the device's rates. With --output, what is measured is kept case by case, and --go-on
-leaves out what is there.
+out from the device's rates.
+With --output, what is measured is kept part by part, and --go-on leaves out what is there.
 
   treeserve bench decode                                  an 8B Llama's shape on cuda, tiny on a CPU
   treeserve bench decode --time-limit 180 --output gpu.json
@@ -75,7 +77,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
         "--calibration", default="auto", choices=get_args(CalibrationMode),
         help="costs that plans are made by, as for bench attention",
     )  # fmt: skip
-    add("--go-on", action="store_true", help="keep the cases that --output has of an earlier run")
+    add_going_on_option(parser)
     add_result_options(parser)
 
 
@@ -97,9 +99,7 @@ def _render(profile: bool, result: Mapping[str, Any], style: "TableStyle") -> li
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    for name in ("steps", "rounds"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}: must be at least 1, got {getattr(args, name)}")
+    require_at_least(args, steps=1, rounds=1)
     device = resolve_model_device(args, _ON_A_CPU)
     batches = numbers_option("--batch", _BATCHES[device.type] if args.batch is None else args.batch)
     prefixes = numbers_option(
@@ -110,7 +110,6 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     before = read_before(args, "decode")
     from treeserve.bench.decode.case import Length, length_of
     from treeserve.bench.decode.suite import DecodeOptions, run_decode
-    from treeserve.bench.so_far import CaseWatch
 
     lengths = [Length(args.steps, args.rounds)]
     if args.new_tokens is not None:
@@ -128,5 +127,5 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         memory=args.memory,
     )
     with ProgressLine() as progress:
-        watch = CaseWatch(progress.start, partial(keep_result, args))
+        watch = watch_result(args, progress)
         return run_decode(model_source(args, device), options, watch, before)

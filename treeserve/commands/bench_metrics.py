@@ -6,7 +6,11 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from treeserve.commands.options import add_engine_options, given_engine_options
+from treeserve.commands.options import (
+    add_engine_options,
+    given_engine_options,
+    require_at_least,
+)
 from treeserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,9 +48,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure each batch and print a line for it."""
     batches = _batches(args.batch)
-    for name in ("prefix", "steps"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}: must be at least 1, got {getattr(args, name)}")
+    require_at_least(args, prefix=1, steps=1)
     from treeserve.bench.observing import measure_observing
     from treeserve.llm import LLM
 

@@ -1,18 +1,19 @@
 """`treeserve bench modules`: prompt modules against full prefill and prefix caching."""
 
 import argparse
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from treeserve.commands.bench_result import (
+    add_going_on_option,
     add_result_options,
     check_result_options,
-    keep_result,
+    read_before,
     read_result,
     resolve_bench_device,
     show_result,
+    watch_result,
 )
+from treeserve.commands.options import require_at_least
 from treeserve.commands.progress import ProgressLine
 from treeserve.errors import ConfigError
 
@@ -21,8 +22,8 @@ Time to the first token of one prompt whose text is in modules, computed in full
 prefix, and with the modules encoded; then many prompts at once that mix modules, against prefix
 caching; then how far the embedded model's answers are from exact ones, with and without a scaffold.
 Weights are random for times. What each side computed is checked before times are shown. The machine
-should do nothing else. With --output, what is measured is kept part by part, and --go-on leaves out
-what is there.
+should do nothing else.
+With --output, what is measured is kept part by part, and --go-on leaves out what is there.
 
   treeserve bench modules --json
   treeserve bench modules --output modules.json --go-on
@@ -56,7 +57,6 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
         choices=("bfloat16", "float16", "float32"),
         help="default: float32 for the shape tiny, else bfloat16",
     )
-    add("--go-on", action="store_true", help="keep the parts that --output has of an earlier run")
     for name, default, text in (
         ("own-tokens", 50, "of each prompt"),
         ("rounds", 3, "of each length"),
@@ -68,6 +68,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
         ("problems", 20, "whose programs are scored; 0: none"),
     ):
         add(f"--{name}", type=int, default=default, metavar="N", help=f"{text}; %(default)s")
+    add_going_on_option(parser)
     add_result_options(parser)
 
 
@@ -82,22 +83,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    for name, least in _LEAST.items():
-        if getattr(args, name) < least:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: must be at least {least}, got {getattr(args, name)}")
+    require_at_least(args, **_LEAST)
     if args.imports > args.modules:
         raise ConfigError(f"--imports: must be at most --modules, {args.modules}")
     if args.time_limit is not None:
         raise ConfigError("--time-limit: not for bench modules; give fewer --tokens and --rounds")
     lengths = _lengths(args.tokens)
-    before = _before(args)
+    before = read_before(args, "modules")
     device = resolve_bench_device(args.device, "treeserve bench modules --device cpu")
     import torch
 
     from treeserve.bench.decode.models import make_random_model
-    from treeserve.bench.modules.answers import measure_answers
-    from treeserve.bench.modules.suite import ModulesOptions, Watch, run_modules
+    from treeserve.bench.modules.suite import ModulesOptions, run_modules
 
     options = ModulesOptions(
         lengths=lengths,
@@ -107,34 +104,15 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         num_modules=args.modules,
         module_tokens=args.module_tokens,
         imports=args.imports,
+        num_examples=args.examples,
+        num_problems=args.problems,
     )
     is_tiny = args.shape == "tiny"
     dtype: torch.dtype = getattr(torch, args.dtype or ("float32" if is_tiny else "bfloat16"))
     with ProgressLine() as progress:
-        answers = None
-        if args.problems and not _has_answers(before, args):
-            answers = measure_answers(args.examples, args.problems, progress.start)
         progress.start("making the model")
         model = make_random_model(args.shape, dtype, device)
-        watch = Watch(progress.start, partial(keep_result, args))
-        return run_modules(model, options, answers, watch, before)
-
-
-def _before(args: argparse.Namespace) -> dict[str, Any] | None:
-    """What --output has of an earlier run."""
-    if not args.go_on:
-        return None
-    if args.output is None:
-        raise ConfigError("--go-on: needs --output, the file that is gone on with")
-    return read_result(args.output, "modules", "--go-on") if Path(args.output).exists() else None
-
-
-def _has_answers(before: dict[str, Any] | None, args: argparse.Namespace) -> bool:
-    """Whether those of an earlier run are of as many problems and examples."""
-    found = None if before is None else before["answers"]
-    if found is None:
-        return False
-    return (found["problems"], found["examples"]) == (args.problems, args.examples)
+        return run_modules(model, options, watch_result(args, progress), before)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

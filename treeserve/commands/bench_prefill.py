@@ -1,7 +1,6 @@
 """`treeserve bench prefill`: an unshared prompt's prefill, beside transformers' forward pass."""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from treeserve.commands.bench_model import (
@@ -11,22 +10,24 @@ from treeserve.commands.bench_model import (
     resolve_model_device,
 )
 from treeserve.commands.bench_result import (
+    add_going_on_option,
     add_result_options,
     check_result_options,
-    keep_result,
     read_before,
     read_result,
     show_result,
+    watch_result,
 )
+from treeserve.commands.options import require_at_least
 from treeserve.commands.progress import ProgressLine
 from treeserve.config import DEFAULT_TOKEN_BUDGET
-from treeserve.errors import ConfigError
 
 _DESCRIPTION = """\
 The prefill of prompts that share nothing: the whole engine, and with --versus transformers its own
 forward pass in turn with it, with the same weights. What is likeliest behind a prompt is compared
 before a time is shown; if it differs by more than rounding, the exit status is 1. On a CPU the
 table also says where the time goes.
+With --output, what is measured is kept part by part, and --go-on leaves out what is there.
 
   treeserve bench prefill --shape qwen2.5-0.5b --tokens 512,2048,8192 --versus transformers
   treeserve bench prefill --model ./my-llama --tokens 4096 --token-budget 2048
@@ -49,7 +50,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
     )  # fmt: skip
     add("--versus", choices=("transformers",), help="time its forward pass in turn")
     add_model_options(parser)
-    add("--go-on", action="store_true", help="keep the cases that --output has of an earlier run")
+    add_going_on_option(parser)
     add_result_options(parser)
 
 
@@ -65,15 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    for name in ("rounds", "token_budget"):
-        if getattr(args, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option}: must be at least 1, got {getattr(args, name)}")
+    require_at_least(args, rounds=1, token_budget=1)
     lengths = numbers_option("--tokens", args.tokens)
     device = resolve_model_device(args, "treeserve bench prefill --device cpu --shape tiny")
     before = read_before(args, "prefill")
     from treeserve.bench.prefill.suite import PrefillOptions, run_prefill
-    from treeserve.bench.so_far import CaseWatch
 
     options = PrefillOptions(
         lengths=lengths,
@@ -84,5 +81,5 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         versus=args.versus is not None,
     )
     with ProgressLine() as progress:
-        watch = CaseWatch(progress.start, partial(keep_result, args))
+        watch = watch_result(args, progress)
         return run_prefill(model_source(args, device), options, watch, before)

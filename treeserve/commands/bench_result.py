@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from treeserve.errors import ConfigError, TreeserveError
 if TYPE_CHECKING:
     import torch
 
+    from treeserve.bench.so_far import Watch
     from treeserve.bench.table import TableStyle
+    from treeserve.commands.progress import ProgressLine
 
 Render = Callable[[Mapping[str, Any], "TableStyle"], list[str]]
 
@@ -27,6 +30,15 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         "--time-limit", type=float, metavar="SECONDS",
         help="about how long it may take: fewer rounds, and what is left out is said; "
         "default: as long as it takes",
+    )  # fmt: skip
+
+
+def add_going_on_option(parser: argparse.ArgumentParser) -> None:
+    """For benchmarks that keep what is measured part by part; before add_result_options()."""
+    parser.add_argument(
+        "--go-on", action="store_true",
+        help="keep what --output has of an earlier run and measure the rest: on the same machine, "
+        "with the same threads, versions and options",
     )  # fmt: skip
 
 
@@ -100,6 +112,13 @@ def read_before(args: argparse.Namespace, benchmark: str) -> dict[str, Any] | No
     if args.output is None:
         raise ConfigError("--go-on: needs --output, the file that is gone on with")
     return read_result(args.output, benchmark, "--go-on") if Path(args.output).exists() else None
+
+
+def watch_result(args: argparse.Namespace, progress: "ProgressLine") -> "Watch":
+    """Shows how far a benchmark is, and writes the result so far to --output after each part."""
+    from treeserve.bench.so_far import Watch
+
+    return Watch(progress.start, progress.tell, partial(keep_result, args))
 
 
 def resolve_bench_device(name: str, on_a_cpu: str) -> "torch.device":

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import math
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from treeserve.commands.options import (
 )
 from treeserve.commands.progress import ProgressLine
 from treeserve.commands.server_process import running_server
-from treeserve.errors import ConfigError
+from treeserve.errors import ConfigError, TreeserveError
 from treeserve.server.config import parse_address
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ fails or the server goes away, the exit status is 1. Refused calls are counted, 
   treeserve bench serve --server 127.0.0.1:50051 --rate 2
   treeserve bench serve --door http --workload chat           the HTTP door beside the engine
 """
+_CONNECT_SECONDS = 5.0
 _RATES, _STREAMS = "2,8", "64"
 _MOST_STREAMS = 1024
 
@@ -154,6 +156,7 @@ def _target(args: argparse.Namespace, progress: ProgressLine) -> "Iterator[Targe
     from treeserve.bench.serve.suite import Target
 
     if args.server is not None:
+        _require_listening(args.server)
         yield Target(address=args.server, model="", pid=None, door=args.door)
         return
     progress.start("starting a server")
@@ -161,6 +164,16 @@ def _target(args: argparse.Namespace, progress: ProgressLine) -> "Iterator[Targe
         address = server.http_address if args.door == "http" else server.grpc_address
         progress.start(f"ready: {args.door} {address}, {server.model}")
         yield Target(address=address, model=server.model, pid=server.pid, door=args.door)
+
+
+def _require_listening(server: str) -> None:
+    """Or every load would be begun, and a table without figures be the answer."""
+    address = parse_address("--server", server)
+    try:
+        socket.create_connection((address.host, address.port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TreeserveError(f"--server: nothing answers at {server}: {reason}") from error
 
 
 def _cost_rounds(args: argparse.Namespace) -> int:

@@ -11,7 +11,11 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from treeserve.commands.options import add_engine_options, given_engine_options
+from treeserve.commands.options import (
+    add_engine_options,
+    given_engine_options,
+    require_at_least,
+)
 from treeserve.errors import ConfigError, TreeserveError
 
 if TYPE_CHECKING:
@@ -77,9 +81,7 @@ def add_parser(benches: "argparse._SubParsersAction[Any]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    for name in ("nodes", "streams", "rounds"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}: must be at least 1")
+    require_at_least(args, nodes=1, streams=1, rounds=1)
     if not 1 <= args.seconds <= 3600:
         raise ConfigError(f"--seconds: must be between 1 and 3600, got {args.seconds:g}")
     costs = asyncio.run(_measure(args))

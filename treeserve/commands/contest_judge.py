@@ -26,7 +26,7 @@ from treeserve.contest.records.problem_file import FORMATS, ProblemSet, read_con
 from treeserve.contest.sandbox.bubblewrap import NoSandbox
 from treeserve.contest.sandbox.limits import MEBIBYTE, Limits
 from treeserve.contest.sandbox.sandbox import Confinement, find_confinement
-from treeserve.errors import ConfigError
+from treeserve.errors import ConfigError, why_unreadable
 
 _DESCRIPTION = """\
 Run each sample's program on its problem's cases, and write a verdict: AC (accepted), WA (wrong
@@ -268,7 +268,9 @@ def _digest_of(file: Path | None) -> str | None:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise ConfigError(f"--checker-program: {file}: cannot be read: {error}") from None
+        raise ConfigError(
+            f"--checker-program: {file}: cannot be read: {why_unreadable(error)}"
+        ) from None
 
 
 def _with_problems(

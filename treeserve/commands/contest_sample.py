@@ -20,6 +20,7 @@ from treeserve.commands.options import (
     add_engine_options,
     given_engine_options,
     reject_together,
+    require_at_least,
 )
 from treeserve.commands.sample_progress import display
 from treeserve.contest.records.contest_problem import ContestProblem
@@ -301,12 +302,7 @@ def _params(args: argparse.Namespace, data_set: ProblemSet) -> SamplingParams:
 def _check(args: argparse.Namespace) -> None:
     least = {"samples": 1, "max_tokens": 1, "jobs": 1, "rounds": 0, "examples": 0, "seed": 0}
     least |= {"enough_distinct": 1, "enough_passing": 1, "at_once": 1}
-    for name, minimum in least.items():
-        value = getattr(args, name)
-        if value is not None and value < minimum:
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: must be at least {minimum}, got {value}"
-            )
+    require_at_least(args, **least)
     if args.samples > ROUND_STRIDE:
         raise ConfigError(f"--samples: must be at most {ROUND_STRIDE:,}, got {args.samples}")
     if args.server is None:

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from treeserve.commands import contest
-from treeserve.commands.options import OneLineParser, add_engine_options, given_engine_options
+from treeserve.commands.options import (
+    OneLineParser,
+    add_engine_options,
+    given_engine_options,
+    require_at_least,
+)
 from treeserve.commands.report import kv_summary
 from treeserve.commands.server_process import RunningServer, running_server
 from treeserve.contest.judging.samples import Sample, read_samples
@@ -63,8 +68,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     add("--max-tokens", int, 192, "of each sample, at most")
     add("--temperature", float, 0.7, "0 is greedy")
     add("--seed", int, 0, "of the samples")
-    group.add_argument("--problem-file", type=Path, default=PROBLEMS_FILE, metavar="FILE")
-    group.add_argument("--example-file", type=Path, default=FEW_SHOT_FILE, metavar="FILE")
+    group.add_argument(
+        "--problem-file", type=Path, default=PROBLEMS_FILE, metavar="FILE",
+        help="JSON lines, as the embedded problems are; default: those",
+    )  # fmt: skip
+    group.add_argument(
+        "--example-file", type=Path, default=FEW_SHOT_FILE, metavar="FILE",
+        help="of the solved ones; default: the embedded ones",
+    )  # fmt: skip
     group.add_argument(
         "--output", type=Path, metavar="FOLDER", help="for samples, verdicts and the report's page"
     )
@@ -73,10 +84,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show it."""
-    for name in ("problems", "samples", "examples", "max_tokens"):
-        if getattr(args, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option}: must be at least 1, got {getattr(args, name)}")
+    require_at_least(args, problems=1, samples=1, examples=1, max_tokens=1)
     problems = _read(args.problem_file)[: args.problems]
     num_examples = min(args.examples, len(_read(args.example_file)))
     folder = _folder(args.output)

@@ -1,5 +1,6 @@
 """`treeserve`: the subcommands, and how errors leave the process."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,10 @@ def make_parser() -> OneLineParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failure, 2 bad usage, 130 an interrupt."""
+    # It warns of every attempt to reach the hub, and the error that comes of them says enough. One
+    # is for when it is imported already, the other for when it is not.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     # Before grpc is imported: its core would write lines of its own beside ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if not sys.stderr.isatty():

@@ -180,3 +180,12 @@ def reject_together(args: argparse.Namespace, names: Sequence[str], option: str,
         if getattr(args, name, None) is not None:
             flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
             raise ConfigError(f"{flag}: not with {option}: {why}")
+
+
+def require_at_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise ConfigError where one of these options, by name, is less; None was not given."""
+    for name, lowest in least.items():
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: must be at least {lowest}, got {value}")

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from treeserve.errors import why_unreadable
+
 STOP = "# end"
 """The line that ends every program of a prompt. The embedded model emits its end token right after
 it.
@@ -97,7 +99,7 @@ def read_problems(path: Path) -> list[Problem]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProblemFileError(f"{path}: cannot be read: {error}") from error
+        raise ProblemFileError(f"{path}: cannot be read: {why_unreadable(error)}") from error
     lines = enumerate(text.split("\n"), start=1)
     problems = [_parse_line(line, f"{path}:{number}") for number, line in lines if line.strip()]
     _check_unique_ids(path, problems)

@@ -53,6 +53,38 @@ def is_packable(module: PreTrainedModel) -> bool:
     return bool(module.device.type == "cpu" and module.dtype == torch.bfloat16)
 
 
+def check_quantization(
+    quantization: QuantizationName, device: torch.device, dtype: torch.dtype | None
+) -> None:
+    """Refuse what cannot be, before a model is loaded for it.
+
+    The kernels are compiled first where they are not there yet and may be.
+
+    Args:
+        quantization: Of the linear layers' weights.
+        device: On which the model is to run.
+        dtype: Of the model; None: only its weights will tell.
+
+    Raises:
+        ConfigError: Weights cannot be quantized there; says why, and what can be done.
+    """
+    if quantization == "none":
+        return
+    if device.type != "cpu":
+        raise ConfigError(
+            f"quantization: {quantization} is for device cpu, not {device.type}; "
+            "try device=cpu, or quantization=none"
+        )
+    if dtype not in (None, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"quantization: {quantization} is for dtype bfloat16, not {name}; try dtype=bfloat16"
+        )
+    reason = why_no_library()
+    if reason is not None:
+        raise ConfigError(f"quantization: {quantization} cannot run here: {reason}; try none")
+
+
 def pack_model(module: PreTrainedModel, quantization: QuantizationName = "none") -> PackedLayers:
     """Replace what can be faster on a CPU in bfloat16; another model is left as it is.
 
@@ -63,14 +95,11 @@ def pack_model(module: PreTrainedModel, quantization: QuantizationName = "none")
     Raises:
         ConfigError: It cannot be quantized here; says why.
     """
-    if quantization != "none":
-        _check_quantization(quantization, module)
+    check_quantization(quantization, module.device, module.dtype)
     if not is_packable(module):
         return PackedLayers(None)
     reason = why_no_library()
     if reason is not None:
-        if quantization != "none":
-            raise ConfigError(f"quantization: {quantization} cannot run here: {reason}; try none")
         logger.info("linear layers by oneDNN: %s", reason)
         pack_with_onednn(module)
         return PackedLayers(None)
@@ -83,18 +112,6 @@ def pack_model(module: PreTrainedModel, quantization: QuantizationName = "none")
         module.set_submodule(tied, PackedEmbedding(head.packed))
     trim_heap()
     return PackedLayers(library)
-
-
-def _check_quantization(quantization: QuantizationName, module: PreTrainedModel) -> None:
-    if module.device.type != "cpu":
-        raise ConfigError(
-            f"quantization: {quantization} is for device cpu, not {module.device.type}; try none"
-        )
-    if module.dtype != torch.bfloat16:
-        name = str(module.dtype).removeprefix("torch.")
-        raise ConfigError(
-            f"quantization: {quantization} is for dtype bfloat16, not {name}; try dtype=bfloat16"
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,16 +1,14 @@
 """The keeper of prefixes: warms, retains, saves and restores them over a running engine."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from treeserve.engine import Engine
-from treeserve.engine_messages import EngineRequest, RequestEnded
+from treeserve.engine_messages import EngineRequest
 from treeserve.errors import (
-    EngineStopped,
     InvalidRequest,
     NoRoom,
     NotFound,
@@ -25,7 +23,7 @@ from treeserve.prefixes.folder import PrefixFolder, SavedEntry
 from treeserve.prefixes.in_thread import finish_in_thread
 from treeserve.prefixes.saved_file import MAX_HEADER_BYTES, KVLimits, SavedKV, pack, unpack
 from treeserve.prompt import Prompter
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit, RequestSize
 from treeserve.scheduler.request import PromptUsage
 from treeserve.scheduler.step import Int32Array
 from treeserve.scheduler.tree.computed import Inserted
@@ -33,7 +31,6 @@ from treeserve.scheduler.tree.prefix import Prefix
 from treeserve.scheduler.tree.radix_tree import RadixTree
 from treeserve.scheduler.tree.retention import RetainedPrefix
 from treeserve.types import (
-    FinishReason,
     Prompt,
     SamplingParams,
 )
@@ -42,9 +39,6 @@ MAX_WEIGHT = 1000.0
 MAX_TTL_SECONDS = 7 * 24 * 3600.0
 _MAX_TRIES = 4
 """Times that something may come between before it is given up."""
-
-Admit = Callable[[RequestSize], AbstractContextManager[object]]
-"""Asked before anything reaches the engine, entered while it works. It may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,22 +248,10 @@ class PrefixKeeper:
             return await self._run(request)
 
     async def _run(self, request: EngineRequest) -> PromptUsage:
-        ended: RequestEnded | None = None
         try:
-            stream = await self._loop.submit([request])
+            return await self._loop.run_to_end(request, "a prefix could not be computed")
         except InvalidRequest as error:
             raise InvalidRequest("prefix", error.description) from None
-        try:
-            async for events in stream:
-                ended = next((e for e in events if isinstance(e, RequestEnded)), ended)
-        finally:
-            self._loop.abort(request.request_id)
-        assert ended is not None, "a stream ended before its request"
-        if ended.reason is FinishReason.ERROR:
-            if not self._loop.healthy:
-                raise EngineStopped(ended.error or "the engine has stopped")
-            raise RuntimeError(f"a prefix could not be computed: {ended.error}")
-        return ended.usage
 
     async def _read(self, request: EngineRequest, admit: Admit) -> tuple[list[LayerCache], int]:
         """The prefix's KV in every layer, and how many of its tokens were computed for it."""

@@ -1,8 +1,7 @@
 """The keeper of schemas: saves them with their modules' KV, and restores both."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from treeserve.engine import Engine
@@ -16,7 +15,7 @@ from treeserve.prefixes.folder import PrefixFolder, SavedEntry
 from treeserve.prefixes.in_thread import finish_in_thread
 from treeserve.prefixes.saved_file import MAX_HEADER_BYTES, KVLimits
 from treeserve.prefixes.saved_schema import SavedSchema, pack_schema, unpack_schema
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit, RequestSize
 from treeserve.scheduler.modules import Module
 from treeserve.scheduler.tree.computed import Inserted
 from treeserve.scheduler.tree.imports import module_prefix
@@ -28,9 +27,6 @@ _MAX_TRIES = 4
 """Times that something may come between before it is given up."""
 _LAYOUT_BYTES = 8
 """Of a token in the file beside its KV: its id and its position."""
-
-Admit = Callable[[RequestSize], AbstractContextManager[object]]
-"""Asked before anything reaches the engine, entered while it works. It may raise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from treeserve.errors import NotPossible
 from treeserve.pml import CompiledSchema
@@ -14,13 +14,12 @@ from treeserve.prefixes.keeper import Restored, Retained, Saved, prefix_request,
 from treeserve.prompt import Prompter
 from treeserve.ray.calls import Work
 from treeserve.ray.engines import Engines, routed_by, routed_by_modules
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit, RequestSize
 from treeserve.scheduler.request import PromptUsage
 from treeserve.schemas.warming import Warmed, chosen_modules
 from treeserve.types import Prompt, RequestOptions
 
 _NOT_SAVED = "schemas are not saved on Ray Serve: put them, and warm them, when it has started"
-_Admit: TypeAlias = Callable[[RequestSize], AbstractContextManager[object]]
 
 
 class RemoteKeeper:
@@ -40,9 +39,7 @@ class RemoteKeeper:
         self._prompter = prompter
         self._folder = folder
 
-    async def warm(
-        self, prompt: Prompt, namespace: str, admit: _Admit = nullcontext
-    ) -> PromptUsage:
+    async def warm(self, prompt: Prompt, namespace: str, admit: Admit = nullcontext) -> PromptUsage:
         """Raises as PrefixKeeper.warm."""
         token_ids = await self._token_ids(prompt, namespace)
         with admit(prefix_size(len(token_ids))):
@@ -77,7 +74,7 @@ class RemoteKeeper:
         namespace: str,
         *,
         overwrite: bool,
-        admit: _Admit = nullcontext,
+        admit: Admit = nullcontext,
     ) -> Saved:
         """Raises as PrefixKeeper.save."""
         self._require_folder().check_name(name)
@@ -87,7 +84,7 @@ class RemoteKeeper:
             saved: Saved = await self._do(work, token_ids, namespace)
         return saved
 
-    async def restore(self, name: str, namespace: str, admit: _Admit = nullcontext) -> Restored:
+    async def restore(self, name: str, namespace: str, admit: Admit = nullcontext) -> Restored:
         """Raises as PrefixKeeper.restore."""
         self._require_folder().check_name(name)
         options = _options(namespace)
@@ -140,7 +137,7 @@ class RemoteWarmer:
         schema: CompiledSchema,
         names: Sequence[str],
         namespace: str,
-        admit: _Admit = nullcontext,
+        admit: Admit = nullcontext,
     ) -> Warmed:
         """Raises as SchemaWarmer.warm."""
         modules = chosen_modules(schema, names)
@@ -160,12 +157,12 @@ class NoSavedSchemas:
     """As `treeserve.prefixes.schema_keeper.SchemaKeeper`, where no schema is saved."""
 
     async def save(
-        self, name: str, namespace: str, *, overwrite: bool, admit: _Admit = nullcontext
+        self, name: str, namespace: str, *, overwrite: bool, admit: Admit = nullcontext
     ) -> NoReturn:
         raise NotPossible(_NOT_SAVED)
 
     async def restore(
-        self, name: str, namespace: str, *, overwrite: bool, admit: _Admit = nullcontext
+        self, name: str, namespace: str, *, overwrite: bool, admit: Admit = nullcontext
     ) -> NoReturn:
         raise NotPossible(_NOT_SAVED)
 

@@ -21,11 +21,11 @@ from treeserve.ray.calls import (
 )
 from treeserve.ray.engines import Engines, routed_by, routed_by_modules
 from treeserve.ray.failures import read_failure
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit, RequestSize
 from treeserve.scheduler.modules import ModuleSet
 from treeserve.schemas.importing import Importing, encode_importing_tree
 from treeserve.server.batching import PromptEvents
-from treeserve.server.contract import Admit, EventStream
+from treeserve.server.contract import EventStream
 from treeserve.token_counts import count_importing, count_tokens, detokenize, tokenize
 from treeserve.types import (
     Chat,

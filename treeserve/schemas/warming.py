@@ -1,23 +1,20 @@
 """Encodes a schema's modules ahead, for prompts that come later."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from treeserve.engine_messages import RequestEnded
-from treeserve.errors import EngineStopped, InvalidRequest
+from treeserve.engine_messages import EngineRequest
+from treeserve.errors import InvalidRequest
 from treeserve.loop import EngineLoop
 from treeserve.pml import CompiledSchema
 from treeserve.prompt import EncodedPrompt, Prompter
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit, RequestSize
 from treeserve.scheduler.modules import Module, ModuleSet
-from treeserve.types import FinishReason, RequestOptions, SamplingParams
-
-Admit = Callable[[RequestSize], AbstractContextManager[object]]
-"""Asked before anything reaches the engine, entered while it works. It may raise."""
+from treeserve.types import RequestOptions, SamplingParams
 
 _ONE_DRAW = SamplingParams(temperature=0.0, max_tokens=1)
 
@@ -86,25 +83,13 @@ class SchemaWarmer:
         size = RequestSize((((), num_tokens),), prompts[0].request.request_id)
         with admit(size):
             # One after the other: each needs its own room alone.
-            encoded = [await self._run(prompt) for prompt in prompts]
+            encoded = [await self._run(prompt.request) for prompt in prompts]
         return Warmed(num_tokens, sum(encoded))
 
-    async def _run(self, prompt: EncodedPrompt) -> int:
+    async def _run(self, request: EngineRequest) -> int:
         """The number of tokens that were encoded meanwhile."""
-        request = prompt.request
-        ended: RequestEnded | None = None
-        stream = await self._loop.submit([request])
-        try:
-            async for events in stream:
-                ended = next((e for e in events if isinstance(e, RequestEnded)), ended)
-        finally:
-            self._loop.abort(request.request_id)
-        assert ended is not None, "a stream ended before its request"
-        if ended.reason is FinishReason.ERROR:
-            if not self._loop.healthy:
-                raise EngineStopped(ended.error or "the engine has stopped")
-            raise RuntimeError(f"a module could not be encoded: {ended.error}")
-        return ended.usage.encoded_tokens
+        usage = await self._loop.run_to_end(request, "a module could not be encoded")
+        return usage.encoded_tokens
 
 
 def encoding_prompts(

@@ -1,10 +1,9 @@
 """What the server needs of the text service beneath it."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit
 from treeserve.scheduler.modules import ModuleSet
 from treeserve.types import (
     Chat,
@@ -27,10 +26,6 @@ last delta, and a tree's TreeFinished last.
 
 Closing it aborts what still runs.
 """
-
-
-Admit: TypeAlias = Callable[[RequestSize], AbstractContextManager[object]]
-"""Asked once, before anything reaches the engine; entered while the stream runs. It may raise."""
 
 
 class ServedModel(NamedTuple):

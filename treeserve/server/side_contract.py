@@ -1,10 +1,9 @@
 """What the services beside generation need of the engine beneath them, or of several."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from treeserve.request_size import RequestSize
+from treeserve.request_size import Admit
 
 if TYPE_CHECKING:
     from treeserve.administration import Measured, Status
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from treeserve.schemas.store import SchemaStore
     from treeserve.schemas.warming import Warmed
     from treeserve.types import Prompt
-
-_Admit: TypeAlias = Callable[[RequestSize], AbstractContextManager[object]]
 
 
 class Inspects(Protocol):
@@ -35,7 +32,7 @@ class Inspects(Protocol):
 class KeepsPrefixes(Protocol):
     """As treeserve.prefixes.keeper.PrefixKeeper."""
 
-    async def warm(self, prompt: "Prompt", namespace: str, admit: _Admit) -> "PromptUsage": ...
+    async def warm(self, prompt: "Prompt", namespace: str, admit: Admit) -> "PromptUsage": ...
 
     async def retain(
         self, prompt: "Prompt", namespace: str, weight: float, ttl_seconds: float
@@ -46,10 +43,10 @@ class KeepsPrefixes(Protocol):
     async def release(self, retained_id: int, namespace: str) -> None: ...
 
     async def save(
-        self, name: str, prompt: "Prompt", namespace: str, *, overwrite: bool, admit: _Admit
+        self, name: str, prompt: "Prompt", namespace: str, *, overwrite: bool, admit: Admit
     ) -> "Saved": ...
 
-    async def restore(self, name: str, namespace: str, admit: _Admit) -> "Restored": ...
+    async def restore(self, name: str, namespace: str, admit: Admit) -> "Restored": ...
 
     def saved(self, namespace: str) -> "tuple[list[SavedEntry], int]": ...
 
@@ -60,7 +57,7 @@ class WarmsSchemas(Protocol):
     """As treeserve.schemas.warming.SchemaWarmer."""
 
     async def warm(
-        self, schema: "CompiledSchema", names: Sequence[str], namespace: str, admit: _Admit
+        self, schema: "CompiledSchema", names: Sequence[str], namespace: str, admit: Admit
     ) -> "Warmed": ...
 
 
@@ -68,11 +65,11 @@ class SavesSchemas(Protocol):
     """As treeserve.prefixes.schema_keeper.SchemaKeeper."""
 
     async def save(
-        self, name: str, namespace: str, *, overwrite: bool, admit: _Admit
+        self, name: str, namespace: str, *, overwrite: bool, admit: Admit
     ) -> "schema_keeper.Saved": ...
 
     async def restore(
-        self, name: str, namespace: str, *, overwrite: bool, admit: _Admit
+        self, name: str, namespace: str, *, overwrite: bool, admit: Admit
     ) -> "schema_keeper.Restored": ...
 
     def saved(self, namespace: str) -> "tuple[list[SavedEntry], int]": ...

@@ -1,12 +1,12 @@
-"""A contest benchmark's result as it grows, side by side, and what goes on from an earlier one."""
+"""A contest benchmark's sides as they come: each has to have drawn what the first one drew."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from treeserve.bench.contest.sides import SIDES, ContestFailed, Measured
-from treeserve.errors import ConfigError
+from treeserve.bench.so_far import begin
 
 _MOST_PARTED = 0.02
 """Of the draws: matrix products of other sizes round differently, and a draw may fall between.
@@ -14,16 +14,6 @@ _MOST_PARTED = 0.02
 One may part in any case. Where very many tokens are about equally likely, as with random weights,
 draw greedily.
 """
-_MAY_DIFFER = ("date", "left_out", "drawn", "sides")
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told how far it is: of each side, within a side, and the result after each side."""
-
-    tell: Callable[[str], None]
-    step: Callable[[str], None]
-    keep: Callable[[Mapping[str, Any]], None]
 
 
 class ResultSoFar:
@@ -41,14 +31,11 @@ class ResultSoFar:
     def __init__(
         self, settings: Mapping[str, Any], is_greedy: bool, before: Mapping[str, Any] | None
     ) -> None:
-        self._settings = settings
+        begun = begin(settings, before, ["sides", "drawn"])
+        self._settings = begun.settings
         self._is_greedy = is_greedy
-        self._sides: dict[str, dict[str, Any]] = {}
-        self._drawn: list[str] = []
-        if before is not None:
-            self._require_same_settings(before)
-            self._settings = {**settings, "date": before["date"]}
-            self._sides, self._drawn = dict(before["sides"]), list(before["drawn"])
+        self._sides: dict[str, dict[str, Any]] = dict(begun.parts.get("sides", {}))
+        self._drawn: list[str] = list(begun.parts.get("drawn", ()))
 
     def __contains__(self, name: str) -> bool:
         return name in self._sides
@@ -82,18 +69,6 @@ class ResultSoFar:
             "drawn": self._drawn,
             "sides": {name: self._sides[name] for name in SIDES if name in self._sides},
         }
-
-    def _require_same_settings(self, before: Mapping[str, Any]) -> None:
-        differing = [
-            name
-            for name, value in self._settings.items()
-            if name not in _MAY_DIFFER and before.get(name) != value
-        ]
-        if differing or "drawn" not in before:
-            raise ConfigError(
-                f"--go-on: the earlier result is of other {' and '.join(differing) or 'kind'}; "
-                "give the same options, or name another file"
-            )
 
     def _check_parted(self, name: str, different: Sequence[bool]) -> None:
         size = int(self._settings["samples"]) if self._is_greedy else 1

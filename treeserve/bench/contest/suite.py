@@ -13,12 +13,13 @@ from treeserve.bench.contest.sides import (
     Contest,
     measure_side,
 )
-from treeserve.bench.contest.so_far import ResultSoFar, Watch
+from treeserve.bench.contest.so_far import ResultSoFar
 from treeserve.bench.machine import describe_machine
+from treeserve.bench.so_far import Watch
 from treeserve.bench.table import Column, TableStyle, fit, machine_line, number, render_table
+from treeserve.calibration.choice import PlanningCosts
 from treeserve.config import SchedulerConfig
 from treeserve.model import LoadedModel
-from treeserve.scheduler.plan.cost import CostModel
 
 
 def measure_contest(
@@ -26,7 +27,7 @@ def measure_contest(
     sides: Sequence[str],
     model: LoadedModel,
     backend: str,
-    cost_model: CostModel,
+    costs: PlanningCosts,
     config: SchedulerConfig,
     watch: Watch,
     time_limit: float | None = None,
@@ -43,7 +44,8 @@ def measure_contest(
         ConfigError: The earlier result is of other settings.
         ContestFailed: A step failed, or a side drew other samples than the first one.
     """
-    so_far = ResultSoFar(_settings(contest, model, config), contest.temperature == 0, before)
+    settings = _settings(contest, model, backend, costs, config)
+    so_far = ResultSoFar(settings, contest.temperature == 0, before)
     started = perf_counter()
     left_out: list[str] = []
     for name in SIDES:
@@ -56,7 +58,7 @@ def measure_contest(
         load = os.getloadavg()[0]
         most = so_far.peak_batch(TRUNK) if name == TREE_SAME_BATCH else None
         measured = measure_side(
-            name, contest, model, backend, cost_model, config, most, tell=watch.step
+            name, contest, model, backend, costs.model, config, most, tell=watch.step
         )
         watch.tell(f"{name}: {measured.seconds:.1f} s")
         so_far.add(name, measured, load)
@@ -64,12 +66,20 @@ def measure_contest(
     return so_far.as_json(left_out)
 
 
-def _settings(contest: Contest, model: LoadedModel, config: SchedulerConfig) -> dict[str, Any]:
+def _settings(
+    contest: Contest,
+    model: LoadedModel,
+    backend: str,
+    costs: PlanningCosts,
+    config: SchedulerConfig,
+) -> dict[str, Any]:
     return {
         "benchmark": "contest",
         **describe_machine(model.device),
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "backend": backend,
+        "costs": costs.source,
         "problems": len(contest.prompts),
         "samples": contest.num_samples,
         "max_tokens": contest.max_tokens,

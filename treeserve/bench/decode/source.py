@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from treeserve.bench.decode import models
 from treeserve.config import DtypeName, ModelConfig, QuantizationName
+from treeserve.cpu_layers.pack import check_quantization
 from treeserve.model import LoadedModel, adopt_model, load_model, load_module
 
 
@@ -29,10 +30,14 @@ class ModelSource:
         """The model as an engine runs it.
 
         Raises:
+            ConfigError: It cannot be quantized there.
             ModelError: It cannot be read or served.
         """
         if self.is_checkpoint and self.packs_linear:
             return load_model(self._config())
+        if not self.is_checkpoint:
+            dtype: torch.dtype = getattr(torch, self.dtype)
+            check_quantization(self.quantization, torch.device(self.device), dtype)
         module = self._load_module("eager")
         name = self.name if self.is_checkpoint else f"random {self.name}"
         # As with several ranks, whose linear layers are left as they are.

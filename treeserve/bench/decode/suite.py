@@ -30,7 +30,7 @@ from treeserve.bench.decode.source import ModelSource
 from treeserve.bench.decode.versus import TransformersSide
 from treeserve.bench.machine import describe_machine, free_bytes
 from treeserve.bench.rates import Rates, measure_rates
-from treeserve.bench.so_far import CasesSoFar, CaseWatch
+from treeserve.bench.so_far import CasesSoFar, Watch
 from treeserve.bench.timing import Stopwatch
 from treeserve.building import backend_for
 from treeserve.calibration.choice import PlanningCosts, choose_costs
@@ -80,7 +80,7 @@ class DecodeOptions:
 def run_decode(
     source: ModelSource,
     options: DecodeOptions,
-    watch: CaseWatch,
+    watch: Watch,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure every batch under every prefix.
@@ -99,12 +99,12 @@ def run_decode(
     """
     started = time.perf_counter()
     deadline = Deadline(options.time_limit)
-    watch.report("making the model")
+    watch.tell("making the model")
     model = source.load()
     backend = options.backend or backend_for(model, DEFAULT_PAGE_SIZE)
     subject = make_subject(model.layers, backend, model.dtype, model.device)
-    costs = choose_costs(options.costs, subject, model.device, watch.report)
-    watch.report("measuring the device")
+    costs = choose_costs(options.costs, subject, model.device, watch.tell)
+    watch.tell("measuring the device")
     rates = measure_rates(Stopwatch(model.device), model.dtype, model.device)
     settings = _settings(model, source, options, backend, costs, rates)
     so_far = CasesSoFar(settings, _KEYS, before, _OF_A_RUN)
@@ -163,7 +163,7 @@ class _Run:
     costs: PlanningCosts
     config: SchedulerConfig
     so_far: CasesSoFar
-    watch: CaseWatch
+    watch: Watch
 
     def measure_cases(self, rates: Rates, deadline: Deadline) -> list[str]:
         """Those that are not there yet; returns the names of those for which there is no time."""
@@ -183,7 +183,7 @@ class _Run:
             if deadline.left() <= 0:
                 left_out.append(name)
                 continue
-            self.watch.report(f"{number + 1} of {len(todo)}: {name}")
+            self.watch.tell(f"{number + 1} of {len(todo)}: {name}")
             part = deadline.part(1 / (len(todo) - number))
             self.so_far.add(self._measure(bench, prefix, batch, length, part).to_json())
             self.watch.keep(self.result([]))

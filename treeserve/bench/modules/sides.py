@@ -72,8 +72,9 @@ class ModulesBench:
         group = max(layer.num_heads // layer.num_kv_heads for layer in model.layers)
         runner = Runner(model, make_backend(backend, cache, group), config.kept_logits)
         subject = make_subject(model.layers, backend, model.dtype, model.device)
-        costs = choose_costs("auto", subject, model.device, told).model
-        self._engine = Engine(Scheduler(config, costs), runner, overlap=False)
+        costs = choose_costs("auto", subject, model.device, told)
+        self.costs_source = costs.source
+        self._engine = Engine(Scheduler(config, costs.model), runner, overlap=False)
         self._num_asked = 0
 
     def first_tokens(self, prompts: Sequence[Asked]) -> list[First]:

@@ -4,11 +4,13 @@ import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from treeserve.bench.machine import describe_machine
+from treeserve.bench.modules.answers import measure_answers
 from treeserve.bench.modules.sides import (
     Asked,
     First,
@@ -18,7 +20,7 @@ from treeserve.bench.modules.sides import (
     make_module,
     random_tokens,
 )
-from treeserve.errors import ConfigError
+from treeserve.bench.so_far import Watch, begin
 from treeserve.model import LoadedModel
 
 FULL, PREFIX, MODULES = "full", "prefix", "modules"
@@ -26,7 +28,9 @@ _MODULES_PER_PROMPT = 5
 _CHECKED_TOKENS = 256
 _TOLERANCE = 5e-2
 """Of log-probabilities that are equal but for rounding, in natural-log units."""
-_MAY_DIFFER = ("date", "logprob_difference_of_one_module", "answers", "lengths", "mix")
+_PARTS = ("answers", "lengths", "mix")
+_TELL_PARTS_APART = ("lengths", "num_examples", "num_problems")
+"""Options that say which parts are measured; the others are settings of all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,10 @@ class ModulesOptions:
     """Of each module that they mix."""
     imports: int
     """Modules of each of those prompts."""
+    num_examples: int
+    """Modules before each problem whose reference program is scored."""
+    num_problems: int
+    """0: answers are left out."""
 
     @property
     def num_slots(self) -> int:
@@ -53,18 +61,9 @@ class ModulesOptions:
         return lengths + self.num_modules * self.module_tokens + 2 * mixed + 4 * _CHECKED_TOKENS
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who is told how far it is, and given the result after each part."""
-
-    tell: Callable[[str], None]
-    keep: Callable[[Mapping[str, Any]], None]
-
-
 def run_modules(
     model: LoadedModel,
     options: ModulesOptions,
-    answers: Mapping[str, Any] | None,
     watch: Watch,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -73,40 +72,33 @@ def run_modules(
     Args:
         model: With random weights.
         options: What is measured.
-        answers: That part of the result; None: it is left out.
-        watch: Told of what is done.
-        before: An earlier result of the same options, whose parts are not measured again.
+        watch: Told of what is done, and given the result so far after each part.
+        before: An earlier result of the same settings, whose parts are not measured again.
 
     Raises:
         ModulesFailed: A side computed something else than it was to.
-        ConfigError: The earlier result is of something else.
+        ConfigError: The earlier result is of other settings.
     """
     bench = ModulesBench(model, options.num_slots, max(1, options.num_prompts), watch.tell)
-    result = {
-        "benchmark": "modules",
-        **describe_machine(model.device),
-        "model": model.name,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "backend": bench.backend,
-        "options": {**asdict(options), "lengths": list(options.lengths)},
-        "bytes_per_token": bench.bytes_per_token,
+    begun = begin(_settings(model, bench, options), before, _PARTS)
+    result: dict[str, Any] = {
+        **begun.settings,
         "logprob_difference_of_one_module": None,
-        "answers": answers,
-        "lengths": [],
-        "mix": None,
+        **(begun.parts or {"answers": None, "lengths": [], "mix": None}),
     }
-    if before is not None:
-        go_on_from(result, before)
     chance = np.random.default_rng(7)
     watch.tell("checking")
     result["logprob_difference_of_one_module"] = _check_exact(bench, chance, model.vocabulary_size)
     watch.keep(result)
+    if options.num_problems and not _are_of(result["answers"], options):
+        result["answers"] = measure_answers(options.num_examples, options.num_problems, watch.tell)
+        watch.keep(result)
     for length in options.lengths:
         if all(entry["length"] != length for entry in result["lengths"]):
             entry = _measure_length(
                 bench, chance, model.vocabulary_size, length, options, watch.tell
             )
-            result["lengths"].append(entry)
+            result["lengths"] = sorted([*result["lengths"], entry], key=itemgetter("length"))
             bench.forget()
             watch.keep(result)
     if options.num_prompts and result["mix"] is None:
@@ -115,24 +107,26 @@ def run_modules(
     return result
 
 
-def go_on_from(result: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Take over the parts that an earlier result has.
+def _settings(model: LoadedModel, bench: ModulesBench, options: ModulesOptions) -> dict[str, Any]:
+    shared = {
+        name: value for name, value in asdict(options).items() if name not in _TELL_PARTS_APART
+    }
+    return {
+        "benchmark": "modules",
+        **describe_machine(model.device),
+        "model": model.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "backend": bench.backend,
+        "costs": bench.costs_source,
+        "options": shared,
+        "bytes_per_token": bench.bytes_per_token,
+    }
 
-    Raises:
-        ConfigError: It is of other options, or of another machine.
-    """
-    differing = [
-        name
-        for name, value in result.items()
-        if name not in _MAY_DIFFER and before.get(name) != value
-    ]
-    if differing:
-        raise ConfigError(
-            f"--go-on: the earlier result is of other {' and '.join(differing)}; give the same "
-            "options, or name another file"
-        )
-    result |= {name: before[name] for name in ("date", "lengths", "mix")}
-    result["answers"] = result["answers"] or before["answers"]
+
+def _are_of(answers: Mapping[str, Any] | None, options: ModulesOptions) -> bool:
+    """Whether those that there are are of as many problems and examples."""
+    wanted = (options.num_problems, options.num_examples)
+    return answers is not None and (answers["problems"], answers["examples"]) == wanted
 
 
 def _check_exact(bench: ModulesBench, chance: np.random.Generator, vocabulary_size: int) -> float:

@@ -18,7 +18,7 @@ from treeserve.bench.decode.sides import DecodeFailed, attention_of, make_side
 from treeserve.bench.decode.source import ModelSource
 from treeserve.bench.machine import describe_machine
 from treeserve.bench.prefill.sides import EngineSide, ForwardSide, Prefilled
-from treeserve.bench.so_far import CasesSoFar, CaseWatch
+from treeserve.bench.so_far import CasesSoFar, Watch
 from treeserve.building import backend_for
 from treeserve.config import DEFAULT_PAGE_SIZE, SchedulerConfig
 from treeserve.model import LoadedModel
@@ -47,7 +47,7 @@ class PrefillOptions:
 def run_prefill(
     source: ModelSource,
     options: PrefillOptions,
-    watch: CaseWatch,
+    watch: Watch,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure every length.
@@ -65,10 +65,10 @@ def run_prefill(
         ConfigError: The earlier result is of other settings.
     """
     deadline = Deadline(options.time_limit)
-    watch.report("making the model")
+    watch.tell("making the model")
     model = source.load()
     backend = options.backend or backend_for(model, DEFAULT_PAGE_SIZE)
-    so_far = CasesSoFar(_settings(model, source, options, backend), ["tokens"], before, ["date"])
+    so_far = CasesSoFar(_settings(model, source, options, backend), ["tokens"], before)
     lengths = [length for length in options.lengths if (length,) not in so_far]
     left_out: list[str] = []
     if lengths:
@@ -82,7 +82,7 @@ def run_prefill(
             if deadline.left() <= 0:
                 left_out.append(name)
                 continue
-            watch.report(f"{number + 1} of {len(lengths)}: {name}")
+            watch.tell(f"{number + 1} of {len(lengths)}: {name}")
             part = deadline.part(1 / (len(lengths) - number))
             so_far.add(bench.measure(length, options.rounds, part))
             watch.keep(so_far.as_json())
@@ -104,6 +104,7 @@ def _settings(
         "backend": backend,
         "dtype": str(model.dtype).removeprefix("torch."),
         "linear_layers": "packed" if source.packs_linear else "plain",
+        "quantization": source.quantization,
         "threads": torch.get_num_threads(),
         "token_budget": options.token_budget,
         "versus": "transformers" if options.versus else None,

@@ -21,7 +21,7 @@ from treeserve.contest.sandbox import sandbox
 from treeserve.contest.sandbox.languages import LANGUAGES, Language
 from treeserve.contest.sandbox.limits import Limits, Ran
 from treeserve.contest.sandbox.sandbox import Worker
-from treeserve.errors import ConfigError
+from treeserve.errors import ConfigError, why_unreadable
 
 MAX_PROGRAM_CHARACTERS = 1 << 18
 WALL_FACTOR, WALL_SLACK = 3.0, 2.0
@@ -136,7 +136,9 @@ class ProgramJudge:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--checker-program: {file}: cannot be read: {error}") from None
+            raise ConfigError(
+                f"--checker-program: {file}: cannot be read: {why_unreadable(error)}"
+            ) from None
         files, failure = self.build(text, language)
         if failure:
             raise ConfigError(f"--checker-program: {file}: does not build: {failure}")

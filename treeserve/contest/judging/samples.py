@@ -1,16 +1,17 @@
 """The samples file: JSON lines that `sample` writes and `judge` and `report` read."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treeserve.contest.judging.extract import Program, extract
+from treeserve.contest.line_file import read_line
 from treeserve.contest.records import fields
 from treeserve.contest.records.contest_problem import ContestProblem
 from treeserve.contest.records.fields import Record, RecordError
 from treeserve.contest.sandbox.languages import LANGUAGES
+from treeserve.errors import why_unreadable
 
 USAGE_FIELDS = (
     "prompt_tokens",
@@ -104,12 +105,7 @@ class _Reader:
         self.errors: list[str] = []
 
     def see(self, line: str, where: str) -> None:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RecordError(f"{where}: not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise RecordError(f"{where}: expected a JSON object, found {fields.shown(record)}")
+        record = read_line(line, where)
         kind = record.get("kind", "sample")
         if kind == "header":
             self.head = record
@@ -178,7 +174,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
+        raise RecordError(f"{path}: cannot be read: {why_unreadable(error)}") from None
     *lines, last = text.split("\n")
     if last.rstrip().endswith("}"):
         lines.append(last)

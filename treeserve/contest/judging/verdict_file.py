@@ -2,18 +2,17 @@
 sample, added as it is judged.
 """
 
-import fcntl
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from treeserve.contest.judging.verdict import CODES, Verdict
+from treeserve.contest.line_file import lock, read_line, write_line
 from treeserve.contest.records.contest_problem import ContestProblem
 from treeserve.contest.records.fields import RecordError
-from treeserve.errors import ConfigError
+from treeserve.errors import ConfigError, why_unreadable
 
 FORMAT = "treeserve contest verdicts 1"
 
@@ -59,9 +58,9 @@ def read_verdicts(path: Path) -> VerdictFile:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
+        raise RecordError(f"{path}: cannot be read: {why_unreadable(error)}") from None
     records = [
-        _parse(line, f"{path}:{number}")
+        read_line(line, f"{path}:{number}")
         for number, line in enumerate(text.split("\n")[:-1], start=1)
     ]
     if not records or records[0].get("format") != FORMAT:
@@ -85,7 +84,7 @@ class VerdictWriter:
         num_added: Lines so far.
     """
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.num_added = 0
 
@@ -110,22 +109,22 @@ class VerdictWriter:
             **({"round": sample.round} if sample.round else {}),
             **asdict(sample.verdict),
         }
-        self._file.write(_line(record))
+        self._file.write(write_line(record))
         self._file.flush()
         self.num_added += 1
 
 
 def create(path: Path, head: Mapping[str, Any], problems: Iterable[ContestProblem]) -> None:
     """Begin a file. Raises ConfigError where that is impossible."""
-    lines = [_line({"kind": "header", "format": FORMAT, **head})]
+    lines = [write_line({"kind": "header", "format": FORMAT, **head})]
     for problem in problems:
         judged = JudgedProblem(
             problem.problem_id, problem.title, problem.difficulty, len(problem.cases)
         )
-        lines.append(_line({"kind": "problem", **asdict(judged)}))
+        lines.append(write_line({"kind": "problem", **asdict(judged)}))
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write("".join(lines))
+        with path.open("xb") as file:
+            file.write(b"".join(lines))
     except OSError as error:
         raise ConfigError(f"--output: {path}: cannot be written: {error}") from None
 
@@ -135,24 +134,14 @@ def go_on(path: Path) -> VerdictWriter:
 
     It is locked until it is closed. Raises ConfigError where another judge writes it.
     """
-    file = path.open("a", encoding="utf-8")
+    file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock(file, path)
+    except ConfigError:
         file.close()
-        raise ConfigError(f"--output: {path} is being written by another run") from None
+        raise
     file.truncate(path.read_bytes().rfind(b"\n") + 1)
     return VerdictWriter(file)
-
-
-def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise RecordError(f"{where}: not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise RecordError(f"{where}: expected a JSON object")
-    return record
 
 
 def _without_kind(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +155,3 @@ def _sample_of(record: dict[str, Any]) -> JudgedSample:
     if verdict.code not in CODES:
         raise ValueError(f"unknown verdict {verdict.code!r}")
     return JudgedSample(**own, verdict=verdict)
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=True) + "\n"

@@ -16,7 +16,7 @@ from treeserve.contest.records import (
 )
 from treeserve.contest.records.contest_problem import ContestProblem
 from treeserve.contest.records.fields import Record, RecordError, UnknownRecord
-from treeserve.errors import ConfigError
+from treeserve.errors import ConfigError, why_unreadable
 
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz")
 
@@ -128,7 +128,8 @@ def _records(path: Path) -> Iterator[_Found]:
         else:
             yield from _records_of_file(path)
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
+        file = getattr(error, "filename", None) or path
+        raise RecordError(f"{file}: cannot be read: {why_unreadable(error)}") from None
 
 
 def _records_of_folder(folder: Path) -> Iterator[_Found]:

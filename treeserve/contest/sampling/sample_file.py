@@ -1,6 +1,5 @@
 """The samples file as it is written: a head, and lines that are whole or not there."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from treeserve.contest.judging.samples import Sample
+from treeserve.contest.line_file import lock, read_line, write_line
 from treeserve.contest.records.fields import RecordError
 from treeserve.errors import ConfigError
 
@@ -111,29 +111,26 @@ class SampleWriter:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write one line; it is in the file when this returns."""
-        self._file.write(self._unwritten + _line(record))
+        self._file.write(self._unwritten + write_line(record))
         self._file.flush()
         self._unwritten = b""
 
     def _begin(self, head: Mapping[str, Any]) -> list[StoredSample]:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"--output: {self._path} is being written by another run") from None
+        lock(self._file, self._path)
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        if not whole and not _line(head).startswith(content):
+        if not whole and not write_line(head).startswith(content):
             raise RecordError(f"{self._path}:1: not a samples file of `treeserve contest sample`")
         records = [
-            _parse(line, f"{self._path}:{number}")
+            read_line(line, f"{self._path}:{number}")
             for number, line in enumerate(whole.split(b"\n")[:-1], start=1)
         ]
         if records:
             self._require_same(records[0], head)
         self._file.truncate(len(whole))
         if not records:
-            self._unwritten = _line(head)
+            self._unwritten = write_line(head)
         return [
             _stored(record, f"{self._path}:{number}")
             for number, record in enumerate(records, start=1)
@@ -158,23 +155,9 @@ class SampleWriter:
 _FIELDS = fields(StoredSample)
 
 
-def _parse(line: bytes, where: str) -> Record:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where}: not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise RecordError(f"{where}: expected a JSON object")
-    return record
-
-
 def _stored(record: Record, where: str) -> StoredSample:
     try:
         known = {field.name: record[field.name] for field in _FIELDS if field.name in record}
         return StoredSample(**{**known, "token_ids": tuple(known["token_ids"])})
     except (KeyError, TypeError) as error:
         raise RecordError(f"{where}: not a sample of `treeserve contest sample`: {error}") from None
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=True).encode() + b"\n"

@@ -13,7 +13,7 @@ from treeserve.contest.records.contest_problem import (
     StdioCase,
     TestCase,
 )
-from treeserve.errors import ConfigError
+from treeserve.errors import ConfigError, why_unreadable
 
 _HEAD_END = "%%\n"
 _SOLUTION = "solution"
@@ -178,7 +178,7 @@ def read_template_text(file: Path, option: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{option}: {file}: cannot be read: {error}") from None
+        raise ConfigError(f"{option}: {file}: cannot be read: {why_unreadable(error)}") from None
 
 
 def _parse(text: str, where: str, names: Sequence[str]) -> list[Part]:
