@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 
+#include "chunks.h"
 #include "kept.h"
 #include "layout.h"
 #include "plan.h"
@@ -31,16 +32,18 @@ struct Layer {
   int64_t num_heads() const { return num_kv_heads * group; }
 };
 
-// Tokens that one tile of rows takes from K to V: its logits stay in the first-level cache, K and V in
-// the second. More would save little of what a row's softmax costs once a chunk.
-constexpr int kBlocksPerChunk = 32;
-constexpr int kChunk = kBlocksPerChunk * kLanes;
+// A state on its way into a row's result.
+struct Weighted {
+  float weight;
+  const float* o;
+};
 
 struct Scratch {
   Kept<Numbers> q;        // [pairs, head_dim]
   Kept<float> out;        // [pairs, head_dim]
   Kept<RowSoftmax> rows;  // [pairs]
-  Kept<Numbers> values;   // V blocks of which only some lanes are read
+  Kept<Weighted> states;  // of one row and head
+  Reading reading;
   alignas(64) float logits[kMaxRows * kChunk];
   alignas(64) Numbers weights[kMaxRows * kChunk];
 };
@@ -55,6 +58,7 @@ class Work {
  public:
   Work(const Layer& layer, const Plan& plan, Workspace& workspace)
       : layer_(layer), plan_(plan), logits_(make_logits(layer.scaling, layer.softcap)),
+        chunks_(plan, layer.k_blocks, layer.v_blocks, layer.num_kv_heads, layer.head_dim),
         o_(workspace.o.at_least(plan.num_states * layer.num_heads() * layer.head_dim)),
         lse_(workspace.lse.at_least(plan.num_states * layer.num_heads())) {}
 
@@ -62,7 +66,7 @@ class Work {
     const int32_t slot = layer_.write_slots[row];
     if (slot < 0) return;
     const int64_t dim = layer_.head_dim, bytes = block_bytes(dim);
-    const int64_t first = slot / kLanes * layer_.num_kv_heads;
+    const int64_t first = int64_t{slot / kLanes} * layer_.num_kv_heads;
     for (int64_t head = 0; head < layer_.num_kv_heads; ++head) {
       const int64_t offset = (first + head) * bytes;
       const Numbers* k = layer_.k + row * layer_.k_row + head * layer_.k_head;
@@ -72,7 +76,21 @@ class Work {
     }
   }
 
-  void run_unit(const Unit& unit, int64_t kv_head, Scratch& scratch) const {
+  // A turn's jobs, each a unit with one KV head. If all threads are equally fast, this one goes on with
+  // the turn as many further on as there are threads.
+  void run_turn(int64_t turn, Scratch& scratch) const {
+    const auto& starts = plan_.turn_starts;
+    const int64_t last = static_cast<int64_t>(starts.size()) - 2;
+    const int64_t after = starts[std::min(turn + layer_.num_threads, last)];
+    for (int64_t job = starts[turn], end = starts[turn + 1]; job < end; ++job) {
+      const int64_t next = job + 1 < end ? job + 1 : after, heads = layer_.num_kv_heads;
+      run_unit(plan_.units[job / heads], job % heads,
+               chunks_.at(plan_.units[next / heads], next % heads, 0), scratch);
+    }
+  }
+
+  // next: the chunk that this thread will probably read then.
+  void run_unit(const Unit& unit, int64_t kv_head, const Chunk& next, Scratch& scratch) const {
     const int64_t pairs = unit.num_rows * layer_.group, dim = layer_.head_dim;
     Numbers* q = scratch.q.at_least(pairs * dim);
     float* out = scratch.out.at_least(pairs * dim);
@@ -82,9 +100,11 @@ class Work {
       rows[pair] = RowSoftmax();
     }
     std::memset(out, 0, pairs * dim * sizeof(float));
-    for (int32_t piece = unit.first_piece; piece < unit.end_piece; piece += kBlocksPerChunk) {
-      const int32_t end = std::min(unit.end_piece, piece + kBlocksPerChunk);
-      run_chunk(unit, kv_head, piece, end - piece, scratch, q, out, rows);
+    Chunk chunk = chunks_.at(unit, kv_head, 0);
+    for (int32_t index = 1; chunk.num_blocks() > 0; ++index) {
+      const Chunk following = chunks_.at(unit, kv_head, index);
+      run_chunk(chunk, following.num_blocks() > 0 ? following : next, scratch, q, out, rows);
+      chunk = following;
     }
     for (int64_t pair = 0; pair < pairs; ++pair)
       finish(unit, pair, kv_head, rows[pair], out + pair * dim);
@@ -93,8 +113,8 @@ class Work {
   void merge_row(int64_t row, Scratch& scratch) const {
     const int32_t start = plan_.row_state_starts[row], end = plan_.row_state_starts[row + 1];
     if (end - start == 1) return;  // the unit wrote it
-    float* sums = scratch.out.at_least(layer_.head_dim);
-    for (int64_t head = 0; head < layer_.num_heads(); ++head) merge(row, head, start, end, sums);
+    Weighted* states = scratch.states.at_least(end - start);
+    for (int64_t head = 0; head < layer_.num_heads(); ++head) merge(row, head, start, end, states);
   }
 
  private:
@@ -104,75 +124,53 @@ class Work {
     return layer_.q + row * layer_.q_row + head * layer_.q_head;
   }
 
-  void run_chunk(const Unit& unit, int64_t kv_head, int32_t first, int num_blocks,
-                 Scratch& scratch, const Numbers* q, float* out, RowSoftmax* rows) const {
-    const int64_t pairs = unit.num_rows * layer_.group, dim = layer_.head_dim;
-    const char *k[kBlocksPerChunk], *v[kBlocksPerChunk];
-    const Piece* pieces = plan_.pieces.data() + first;
-    bool masked = false;
-    for (int b = 0; b < num_blocks; ++b) {
-      const int64_t offset =
-          (int64_t{pieces[b].block} * layer_.num_kv_heads + kv_head) * block_bytes(dim);
-      k[b] = layer_.k_blocks + offset;
-      v[b] = layer_.v_blocks + offset;
-      if (pieces[b].lanes != kAllLanes) v[b] = only_lanes(v[b], pieces[b].lanes, b, scratch);
-      masked |= pieces[b].lanes != kAllLanes || is_seen_in_part(pieces[b], unit);
-    }
+  int32_t position(const Unit& unit, int64_t row) const {
+    return plan_.positions[unit.first_row + row];
+  }
+
+  void run_chunk(const Chunk& chunk, const Chunk& next, Scratch& scratch, const Numbers* q,
+                 float* out, RowSoftmax* rows) const {
+    const int64_t pairs = chunk.unit->num_rows * layer_.group, dim = layer_.head_dim;
     // As even tiles as can be: eight pairs are four and four. Six rows make the best tile; seven are
     // one tile all the same.
     const int64_t most = pairs <= kMaxRows ? kMaxRows : kMaxRows - 1;
     const int64_t tiles = (pairs + most - 1) / most;
+    Reading& reading = scratch.reading;
+    chunks_.start(chunk, next, tiles, reading);
+    uint16_t lanes[kBlocksPerChunk];
+    int64_t seeing = -1;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t from = pairs * tile / tiles, to = pairs * (tile + 1) / tiles;
       const int count = static_cast<int>(to - from);
-      multiply_k(q + from * dim, count, dim, k, num_blocks, scratch.logits, kChunk);
+      __m512 maxima[kMaxRows];
+      multiply_with_k(q + from * dim, count, scratch, maxima);
       float factors[kMaxRows];
       for (int r = 0; r < count; ++r) {
-        uint16_t lanes[kBlocksPerChunk];
-        if (masked) see(pieces, num_blocks, position(unit, from + r), lanes);
-        factors[r] = take_blocks(rows[from + r], scratch.logits + r * kChunk, num_blocks, logits_,
-                                 masked ? lanes : nullptr, scratch.weights + r * kChunk);
+        const int64_t row = (from + r) / layer_.group;
+        if (row != seeing) chunks_.see(reading, position(*chunk.unit, row), lanes);
+        seeing = row;
+        factors[r] = take_products(rows[from + r],
+                                   {scratch.logits + r * kChunk, reading.num_blocks,
+                                    reading.num_whole, maxima[r], lanes},
+                                   logits_, scratch.weights + r * kChunk);
       }
-      multiply_v(scratch.weights, kChunk, count, v, num_blocks, dim, factors, out + from * dim);
+      multiply_v(scratch.weights, kChunk, count, reading.v(),
+                 tiles == 1 ? reading.soon.next : nullptr, reading.num_blocks, dim, factors,
+                 out + from * dim);
     }
   }
 
-  // A copy of V with nothing in the other lanes: they may hold what is not a number, of which even
-  // a weight of zero would make one.
-  const char* only_lanes(const char* v, uint32_t lanes, int index, Scratch& scratch) const {
-    const int64_t numbers = kLanes * layer_.head_dim;
-    auto* copy = scratch.values.at_least(kBlocksPerChunk * numbers) + index * numbers;
-    const auto* from = reinterpret_cast<const uint32_t*>(v);
-    auto* to = reinterpret_cast<uint32_t*>(copy);
-    for (int pair = 0; pair < kLanes / 2; ++pair) {
-      const uint32_t two = lanes >> (2 * pair);
-      const uint32_t kept = (two & 1 ? 0xFFFFu : 0) | (two & 2 ? 0xFFFF0000u : 0);
-      for (int64_t i = 0; i < layer_.head_dim; ++i)
-        to[pair * layer_.head_dim + i] = from[pair * layer_.head_dim + i] & kept;
-    }
-    return reinterpret_cast<const char*>(copy);
-  }
-
-  bool is_seen_in_part(const Piece& piece, const Unit& unit) const {
-    return piece.last_position() > unit.lowest ||
-           (plan_.window && piece.first_position() <= unit.highest - plan_.window);
-  }
-
-  int32_t position(const Unit& unit, int64_t pair) const {
-    return plan_.positions[unit.first_row + pair / layer_.group];
-  }
-
-  // The lanes that a row at this position sees.
-  void see(const Piece* pieces, int num_blocks, int64_t position, uint16_t* lanes) const {
-    for (int b = 0; b < num_blocks; ++b) {
-      const int64_t until = std::clamp<int64_t>(position - pieces[b].base + 1, 0, kLanes);
-      uint32_t seen = pieces[b].lanes & ((1u << until) - 1);
-      if (plan_.window) {
-        const int64_t oldest = position - plan_.window + 1 - pieces[b].base;
-        seen &= ~0u << std::clamp<int64_t>(oldest, 0, kLanes);
-      }
-      lanes[b] = static_cast<uint16_t>(seen);
-    }
+  // maxima: of each row's products with the blocks of which it sees all, lane by lane.
+  void multiply_with_k(const Numbers* q, int count, Scratch& scratch, __m512* maxima) const {
+    Reading& reading = scratch.reading;
+    const int64_t dim = layer_.head_dim;
+    __m512 unused[kMaxRows];
+    std::fill_n(maxima, count, no_maxima());
+    std::fill_n(unused, count, no_maxima());
+    multiply_k(q, count, dim, reading.k(), reading.num_whole, reading.soon, scratch.logits, kChunk,
+               maxima);
+    multiply_k(q, count, dim, reading.k() + reading.num_whole, reading.num_rest(), reading.soon,
+               scratch.logits + reading.num_whole * kLanes, kChunk, unused);
   }
 
   // A row's only state is its result; any other is merged later.
@@ -205,34 +203,40 @@ class Work {
     Numbers* out = layer_.out + (row * layer_.num_heads() + head) * layer_.head_dim;
     const __m512 scale = _mm512_set1_ps(factor);
     for (int64_t i = 0; i < layer_.head_dim; i += 16)
-      _mm256_storeu_si256(
-          reinterpret_cast<__m256i*>(out + i),
-          (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(sums + i), scale)));
+      store(out + i, _mm512_mul_ps(_mm512_loadu_ps(sums + i), scale));
   }
 
-  void merge(int64_t row, int64_t head, int32_t start, int32_t end, float* sums) const {
+  // states: what the row's states are multiplied by and where they are, of each head anew.
+  void merge(int64_t row, int64_t head, int32_t start, int32_t end, Weighted* states) const {
     const int64_t heads = layer_.num_heads(), dim = layer_.head_dim;
     float maximum = layer_.sinks ? layer_.sinks[head] : kMinusInfinity;
-    for (int32_t i = start; i < end; ++i)
-      maximum = std::fmax(maximum, lse_[plan_.row_states[i] * heads + head]);
-    if (maximum == kMinusInfinity) maximum = 0;
-    float denominator = layer_.sinks ? std::exp(layer_.sinks[head] - maximum) : 0.0f;
-    std::memset(sums, 0, dim * sizeof(float));
     for (int32_t i = start; i < end; ++i) {
       const int64_t index = plan_.row_states[i] * heads + head;
-      const float weight = std::exp(lse_[index] - maximum);
-      denominator += weight;
-      const float* o = o_ + index * dim;
-      for (int64_t d = 0; d < dim; d += 16)
-        _mm512_storeu_ps(sums + d, _mm512_fmadd_ps(_mm512_loadu_ps(o + d), _mm512_set1_ps(weight),
-                                                   _mm512_loadu_ps(sums + d)));
+      states[i - start] = {lse_[index], o_ + index * dim};
+      maximum = std::fmax(maximum, lse_[index]);
     }
-    write(row, head, sums, denominator == 0 ? 0.0f : 1.0f / denominator);
+    if (maximum == kMinusInfinity) maximum = 0;
+    float denominator = layer_.sinks ? std::exp(layer_.sinks[head] - maximum) : 0.0f;
+    for (int32_t i = 0; i < end - start; ++i)
+      denominator += states[i].weight = std::exp(states[i].weight - maximum);
+    const __m512 factor = _mm512_set1_ps(denominator == 0 ? 0.0f : 1.0f / denominator);
+    Numbers* out = layer_.out + (row * heads + head) * dim;
+    for (int64_t d = 0; d < dim; d += 16) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int32_t i = 0; i < end - start; ++i)
+        sum = _mm512_fmadd_ps(_mm512_loadu_ps(states[i].o + d), _mm512_set1_ps(states[i].weight), sum);
+      store(out + d, _mm512_mul_ps(sum, factor));
+    }
+  }
+
+  static void store(Numbers* out, __m512 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(x));
   }
 
   const Layer& layer_;
   const Plan& plan_;
   Logits logits_;
+  Chunks chunks_;
   float* o_;
   float* lse_;
 };
@@ -241,7 +245,7 @@ void attend(const Layer& layer, const Plan& plan, Workspace& workspace) {
   const Work work(layer, plan, workspace);
   while (workspace.scratch.size() < static_cast<size_t>(layer.num_threads))
     workspace.scratch.push_back(std::make_unique<Scratch>());
-  const int64_t num_units = static_cast<int64_t>(plan.units.size()) * layer.num_kv_heads;
+  const int64_t num_turns = static_cast<int64_t>(plan.turn_starts.size()) - 1;
   std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(static_cast<int>(layer.num_threads))
   {
@@ -249,8 +253,7 @@ void attend(const Layer& layer, const Plan& plan, Workspace& workspace) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < layer.num_rows; ++row) work.store_row(row);
     // Whoever is free takes the next; each output has one unit that writes it.
-    for (int64_t i = next++; i < num_units; i = next++)
-      work.run_unit(plan.units[i / layer.num_kv_heads], i % layer.num_kv_heads, scratch);
+    for (int64_t turn = next++; turn < num_turns; turn = next++) work.run_turn(turn, scratch);
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < layer.num_rows; ++row) work.merge_row(row, scratch);

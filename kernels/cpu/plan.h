@@ -55,6 +55,8 @@ struct Plan {
   std::vector<int32_t> positions;  // of these rows
   std::vector<Piece> pieces;
   std::vector<Unit> units;         // the dearest first
+  // Jobs that a thread takes at a time, [num_turns + 1]: job j is unit j / num_kv_heads with one head.
+  std::vector<int64_t> turn_starts;
   std::vector<int32_t> row_states;  // each row's, in the order in which they are merged
   std::vector<int32_t> row_state_starts;
   int64_t window = 0;
@@ -62,12 +64,15 @@ struct Plan {
   int64_t max_pairs = 0;  // of a unit
 };
 
-// (row, query head) pairs of a unit, 14 tiles of rows: for each but the first K and V of a chunk come
-// from the core's own cache.
+// (row, query head) pairs of a unit, 14 tiles of rows: for all of them K and V of a chunk come into the
+// core's own cache once.
 constexpr int64_t kPairsPerUnit = 84;
 // Work is cut until each thread has so many units, but no shorter than this many tokens.
 constexpr int64_t kUnitsPerThread = 4;
 constexpr int64_t kLeastTokens = 512;
+// Small jobs, a unit with one KV head each, are taken together until they are so small a share of what
+// a thread does: whoever takes the next waits until what it wrote is out.
+constexpr int64_t kTurnsPerThread = 64;
 // What a unit costs beside its (pair, token) products, in those.
 constexpr int64_t kUnitCost = 1000;
 
@@ -81,6 +86,7 @@ class PlanMaker {
     list_states();
     std::stable_sort(plan_.units.begin(), plan_.units.end(),
                      [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
+    list_turns();
     return std::move(plan_);
   }
 
@@ -186,6 +192,21 @@ class PlanMaker {
       }
     }
     plan_.units = std::move(cut);
+  }
+
+  // Units are sorted: the dearest make a turn of their own each.
+  void list_turns() {
+    int64_t total = 0, taken = 0;
+    for (const Unit& unit : plan_.units) total += unit.cost * step_.num_kv_heads;
+    const int64_t enough = total / (std::max<int64_t>(1, step_.num_threads) * kTurnsPerThread);
+    const int64_t jobs = static_cast<int64_t>(plan_.units.size()) * step_.num_kv_heads;
+    plan_.turn_starts.push_back(0);
+    for (int64_t job = 0; job < jobs; ++job) {
+      taken += plan_.units[job / step_.num_kv_heads].cost;
+      if (taken < enough && job + 1 < jobs) continue;
+      plan_.turn_starts.push_back(job + 1);
+      taken = 0;
+    }
   }
 
   // Units are in the items' order still, and so each row's states will be.

@@ -67,7 +67,7 @@ def relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("group", "head_dim"), [(7, 64), (1, 128), (16, 80)])
 def test_values_are_as_near_to_float64_as_those_of_pytorchs_operator(cpu_kernel, group, head_dim):
-    tree = trunk_and_tails(prefix=1000, num_rows=13, tail=37)
+    tree = trunk_and_tails(prefix=1100, num_rows=13, tail=37)
     errors = {}
     for name in ("cpu", "torch"):
         layer = Layer(name, tree, group=group, num_kv_heads=1, head_dim=head_dim, dtype=BFLOAT16)
@@ -96,6 +96,38 @@ def test_a_prompts_chunk_with_several_threads_and_units(cpu_kernel):
     layer = Layer("cpu", TreeStep(step, max(slots) + 1, slots), group=3, head_dim=32)
     check_with_threads(layer, 2)
     check_with_threads(layer, 2, window=100)
+
+
+@pytest.mark.parametrize(("group", "head_dim"), [(3, 64), (1, 256)])
+def test_a_window_may_begin_and_end_anywhere_in_a_long_run(cpu_kernel, group, head_dim):
+    """Some rows see a part of the kernel's chunks in whole, others no part of the same."""
+    slots = paged(0, 2300, skipped=3)
+    positions = list(range(7, 2300, 71))
+    writes = [slots[position] for position in positions]
+    step = make_step([Item(list(range(len(positions))), slots, 0)], positions, writes)
+    tree = TreeStep(step, max(slots) + 1, slots)
+    layer = Layer("cpu", tree, group=group, num_kv_heads=2, head_dim=head_dim)
+    layer.check()
+    layer.check(window=700)
+    layer.check(window=1500, softcap=3.0)
+
+
+def test_a_scaling_that_turns_logits_round(cpu_kernel):
+    layer = Layer("cpu", trunk_and_tails(prefix=100, num_rows=3, tail=20), head_dim=64)
+    out = layer.backend.attend(layer.q, layer.k, layer.v, 1, layer.batch, scaling=-SCALING)
+    expected = dense_attention(layer.q, *layer.stored, layer.step, scaling=-SCALING)
+    torch.testing.assert_close(out.double(), expected, atol=2e-2, rtol=2e-2)
+
+
+def test_a_token_whose_logit_is_minus_infinity_weighs_nothing(cpu_kernel):
+    layer = Layer("cpu", trunk_and_tails(prefix=100, num_rows=3, tail=20), head_dim=64)
+    layer.q[:, :, 0] = 1.0
+    slots = np.array([3, 40], dtype=np.int32)
+    layers = layer.cache.read_slots(slots)
+    layers[1].k[:, :, 0] = -torch.inf
+    layer.cache.write_slots(slots, layers)
+    layer.check()
+    layer.check(softcap=2.0)
 
 
 def test_the_result_is_the_same_bits_whoever_computes_which_unit(cpu_kernel):
