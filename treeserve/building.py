@@ -256,6 +256,8 @@ def _subject(model: LoadedModel, backend_name: str) -> Subject:
 
 
 def _make_kv_cache(model: LoadedModel, config: SchedulerConfig, layout: KVLayoutName) -> KVCache:
+    if model.device.type == "cpu":
+        _check_host_memory(model, config)
     return KVCache(
         _kv_shapes(model),
         num_slots=config.num_pages * config.page_size,
@@ -263,6 +265,18 @@ def _make_kv_cache(model: LoadedModel, config: SchedulerConfig, layout: KVLayout
         device=model.device,
         layout=layout,
     )
+
+
+def _check_host_memory(model: LoadedModel, config: SchedulerConfig) -> None:
+    """On a CPU a pool takes its memory as it is used: too late to find that there is none."""
+    page_bytes = KVCache.bytes_per_slot(_kv_shapes(model), model.dtype) * config.page_size
+    asked = config.num_pages * page_bytes
+    held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if asked > held:
+        raise ConfigError(
+            f"num_pages: {config.num_pages:,} pages take {asked / 1e9:,.1f} GB of KV, and this "
+            f"machine has {held / 1e9:,.1f} GB; try at most {held // page_bytes // 2:,}"
+        )
 
 
 def _group(model: LoadedModel) -> int:

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from treeserve.large_pages import lazy_zeros
+
 KVLayoutName: TypeAlias = Literal["plain", "packed"]
 
 LANES = 16
@@ -58,7 +60,7 @@ class PlainLayout:
         device: torch.device,
     ) -> LayerCache:
         shape = (num_slots, num_kv_heads, head_dim)
-        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        k, v = (_zeros(shape, dtype, device) for _ in range(2))
         return LayerCache(k, v)
 
     def read(self, storage: LayerCache, slots: Tensor) -> LayerCache:
@@ -88,7 +90,7 @@ class PackedLayout:
         num_blocks = -(-num_slots // LANES)
         k_shape = (num_blocks, num_kv_heads, head_dim // 2, LANES, 2)
         v_shape = (num_blocks, num_kv_heads, LANES // 2, head_dim, 2)
-        k, v = (torch.zeros(shape, dtype=dtype, device=device) for shape in (k_shape, v_shape))
+        k, v = (_zeros(shape, dtype, device) for shape in (k_shape, v_shape))
         return LayerCache(k, v)
 
     def read(self, storage: LayerCache, slots: Tensor) -> LayerCache:
@@ -104,3 +106,10 @@ class PackedLayout:
 
 
 LAYOUTS: dict[KVLayoutName, KVLayout] = {"plain": PlainLayout(), "packed": PackedLayout()}
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a CPU a pool takes memory as it is used; on a device it is there from the beginning."""
+    if device.type == "cpu":
+        return lazy_zeros(shape, dtype)
+    return torch.zeros(shape, dtype=dtype, device=device)

@@ -49,17 +49,19 @@ inline __m512i multiply_int16_pairs(__m512i sum, __m512i pair, __m512i packed) {
   return sum;
 }
 
-// sums[r][output] of ROWS rows of bfloat16 with a panel of bfloat16. Each sum is taken in the order
-// of the inputs, so it does not depend on how many rows there are.
+// sums[r][output] of ROWS rows of bfloat16 with so many inputs of a panel of bfloat16, added to what
+// `sums` has unless these are the first. Each sum is taken in the order of the inputs, so it does not
+// depend on how many rows there are, nor on where the inputs are cut.
 template <int ROWS, int LINES>
-void bfloat16_tile(const Numbers* states, int64_t stride, int64_t in_features, const char* panel,
-                   Ahead ahead, float* sums) {
+void bfloat16_tile(const Numbers* states, int64_t stride, int64_t count, const char* panel,
+                   Ahead ahead, bool is_first, float* sums) {
   __m512 s[ROWS][kPanelVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < kPanelVectors; ++v) s[r][v] = _mm512_setzero_ps();
-  for (int64_t i = 0; i < in_features; i += 2) {
+    for (int v = 0; v < kPanelVectors; ++v)
+      s[r][v] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(sums + r * kPanel + v * 16);
+  for (int64_t i = 0; i < count; i += 2) {
     ahead.ask<LINES>();
     __m512i packed[kPanelVectors];
 #pragma GCC unroll 8
@@ -116,17 +118,17 @@ __attribute__((noinline)) void int8_segment(const int16_t* states, int64_t strid
   }
 }
 
-// Of rows of int16 with a panel of int8. scales: [ROWS, num_segments], what the numbers of each
-// segment are to be multiplied by.
+// Of rows of int16 with whole segments of a panel of int8, as above. scales: of each row, so many
+// numbers from row to row, what the numbers of each of these segments are to be multiplied by.
 template <int ROWS, int LINES>
-void int8_tile(const int16_t* states, int64_t stride, int64_t in_features, const char* panel,
-               Ahead ahead, const float* scales, float* sums) {
-  const int64_t segments = num_segments(in_features);
-  for (int64_t segment = 0; segment < segments; ++segment) {
-    const int64_t start = segment * kSegment, left = in_features - start;
+void int8_tile(const int16_t* states, int64_t stride, int64_t count, const char* panel,
+               Ahead ahead, const float* scales, int64_t scales_stride, bool is_first,
+               float* sums) {
+  for (int64_t start = 0; start < count; start += kSegment) {
+    const int64_t left = count - start;
     int8_segment<ROWS, LINES>(states + start, stride, left < kSegment ? left : kSegment,
-                              panel + start * kPanel, ahead, scales + segment, segments,
-                              segment == 0, sums);
+                              panel + start * kPanel, ahead, scales + start / kSegment,
+                              scales_stride, is_first && start == 0, sums);
     ahead.next += kSegment / 2 * ahead.step;
   }
 }

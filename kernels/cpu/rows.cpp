@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "numbers.h"
-#include "softmax.h"
 
 namespace treeserve {
 
@@ -48,21 +47,6 @@ void rotate(uint16_t* head, const uint16_t* cos, const uint16_t* sin, int64_t he
   }
 }
 
-// silu(gate) * up, silu(x) = x / (1 + e^-x).
-void gate(const uint16_t* gates, const uint16_t* ups, uint16_t* out, int64_t size) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  for (int64_t i = 0; i < size; i += 16) {
-    const __m512 x = load_numbers(gates + i, size - i);
-    const __m512 power =
-        exp2_not_above_one(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-kLog2E)));
-    const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-    const __m512 above = _mm512_mask_mov_ps(one, is_negative, power);
-    const __m512 sigmoid = _mm512_div_ps(above, _mm512_add_ps(one, power));
-    const __m512 silu = round_numbers(_mm512_mul_ps(x, sigmoid));
-    store_numbers(out + i, _mm512_mul_ps(silu, load_numbers(ups + i, size - i)), size - i);
-  }
-}
-
 }  // namespace treeserve
 
 extern "C" {
@@ -86,15 +70,5 @@ void treeserve_rotate(uint16_t* x, int64_t x_row, const uint16_t* cos, const uin
     for (int64_t head = 0; head < num_heads; ++head)
       treeserve::rotate(x + row * x_row + head * head_dim, cos + row * head_dim,
                         sin + row * head_dim, head_dim);
-}
-
-// gates_and_ups: [num_rows, 2 * size] without gaps, the gates first; out: [num_rows, size].
-void treeserve_gate(const uint16_t* gates_and_ups, uint16_t* out, int64_t num_rows, int64_t size,
-                    int64_t num_threads) {
-  const int threads = treeserve::threads_for(num_rows * size, num_threads);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t row = 0; row < num_rows; ++row)
-    treeserve::gate(gates_and_ups + row * 2 * size, gates_and_ups + row * 2 * size + size,
-                    out + row * size, size);
 }
 }

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModelForCausalLM
 
-from treeserve.bench.decode.models import make_random_model, model_config
+from treeserve.bench.decode.models import make_random_model, make_random_module, model_config
 
 CPU = torch.device("cpu")
 
@@ -24,3 +24,17 @@ def test_weights_are_the_same_every_time_and_nobody_elses_numbers_change():
     for left, right in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(left, right)
     assert [layer.num_kv_heads for layer in first.layers] == [2, 2]
+
+
+def test_every_matrix_is_drawn_and_a_tied_head_is_made_once(tmp_path):
+    config = model_config("tiny")
+    config.tie_word_embeddings = True
+    config.save_pretrained(tmp_path)
+    module = make_random_module(str(tmp_path), torch.bfloat16, CPU, "eager")
+    assert module.lm_head.weight is module.model.embed_tokens.weight
+    for name, weight in module.named_parameters():
+        if weight.dim() == 1:
+            assert (weight == 1).all(), name
+        else:
+            assert 0.9 < weight.float().std() / config.initializer_range < 1.1, name
+    assert module.model.rotary_emb.inv_freq[0] == 1

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from treeserve.cpu_layers.library import LayerLibrary
-from treeserve.cpu_layers.linear import join_layers
+from treeserve.cpu_layers.linear import GatedPanels, join_layers
 from treeserve.step_relay import StepNotPassed
+
+_MOST_GATED_ROWS = 512
+"""At a time: what is between their products stays in a cache, and takes little memory."""
 
 
 class OnePassNorm(nn.Module):
@@ -30,7 +34,7 @@ class OnePassNorm(nn.Module):
 
 
 class FusedGatedLayer(nn.Module):
-    """down(silu(gate(x)) * up(x)) with gate and up as one product.
+    """down(silu(gate(x)) * up(x)) with gate and up as one product, some rows after the other.
 
     Args:
         layer: With `gate_proj`, `up_proj` and `down_proj` in panels.
@@ -39,14 +43,20 @@ class FusedGatedLayer(nn.Module):
 
     def __init__(self, layer: Any, library: LayerLibrary) -> None:
         super().__init__()
-        self.gate_up_proj = join_layers([layer.gate_proj, layer.up_proj], library)
+        self.gate_up_proj = GatedPanels(layer.gate_proj, layer.up_proj, library)
         self.down_proj = layer.down_proj
-        self._library = library
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., hidden_size] of states [..., hidden_size]."""
-        result: Tensor = self.down_proj(self._library.gate(self.gate_up_proj(states)))
-        return result
+        rows = states.flatten(0, -2)
+        if len(rows) <= _MOST_GATED_ROWS:
+            result: Tensor = self.down_proj(self.gate_up_proj(states))
+            return result
+        result = torch.empty_like(rows)
+        for first in range(0, len(rows), _MOST_GATED_ROWS):
+            piece = rows[first : first + _MOST_GATED_ROWS]
+            result[first : first + len(piece)] = self.down_proj(self.gate_up_proj(piece))
+        return result.view(states.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ class LayerLibrary:
         pointer, number = c_void_p, c_int64
         self._linear = _declare(
             library.treeserve_linear,
-            [pointer, number, *[pointer] * 4, *[number] * 4],
+            [pointer, number, *[pointer] * 4, *[number] * 5],
         )
         self._normalise = _declare(
             library.treeserve_normalise, [*[pointer] * 3, number, number, c_double, number]
@@ -34,7 +34,6 @@ class LayerLibrary:
         self._rotate = _declare(
             library.treeserve_rotate, [pointer, number, pointer, pointer, *[number] * 4]
         )
-        self._gate = _declare(library.treeserve_gate, [pointer, pointer, *[number] * 3])
 
     def linear(
         self,
@@ -53,10 +52,44 @@ class LayerLibrary:
             bias: [out_features] bfloat16, or None
             out_features: Of them the last panel may hold fewer than PANEL.
         """
+        return self._multiply(states, panels, scales, bias, out_features, is_gated=False)
+
+    def gated_linear(
+        self,
+        states: Tensor,
+        panels: Tensor,
+        scales: Tensor | None,
+        bias: Tensor | None,
+        out_features: int,
+    ) -> Tensor:
+        """[..., out_features]: silu(gates) * ups, each rounded as by itself.
+
+        Args:
+            states: As for `linear`.
+            panels: As for `linear`, the gates' and then the ups'.
+            scales: [2 * out_features] float32, or None
+            bias: [2 * out_features] bfloat16, or None
+            out_features: Gates, and ups.
+        """
+        return self._multiply(states, panels, scales, bias, out_features, is_gated=True)
+
+    def _multiply(
+        self,
+        states: Tensor,
+        panels: Tensor,
+        scales: Tensor | None,
+        bias: Tensor | None,
+        out_features: int,
+        *,
+        is_gated: bool,
+    ) -> Tensor:
         in_features = 2 * panels.shape[1]
         _check("states", states)
         if states.shape[-1] != in_features:
             raise ValueError(f"states: {in_features} numbers a row, not {states.shape[-1]}")
+        num_panels = -(-out_features // PANEL) * (1 + is_gated)
+        if len(panels) != num_panels:
+            raise ValueError(f"panels: {num_panels} hold the outputs, not {len(panels)}")
         if panels.data_ptr() % PANEL:
             raise ValueError(f"panels: are to begin at a multiple of {PANEL} bytes")
         out = states.new_empty(*states.shape[:-1], out_features)
@@ -70,6 +103,7 @@ class LayerLibrary:
             states.numel() // in_features,
             in_features,
             out_features,
+            is_gated,
             torch.get_num_threads(),
         )
         return out
@@ -124,24 +158,6 @@ class LayerLibrary:
             head_dim,
             torch.get_num_threads(),
         )
-
-    def gate(self, gates_and_ups: Tensor) -> Tensor:
-        """[..., size]: silu(gates) * ups.
-
-        Args:
-            gates_and_ups: [..., 2 * size], the gates first
-        """
-        _check("gates_and_ups", gates_and_ups)
-        size = gates_and_ups.shape[-1] // 2
-        out = gates_and_ups.new_empty(*gates_and_ups.shape[:-1], size)
-        self._gate(
-            gates_and_ups.data_ptr(),
-            out.data_ptr(),
-            out.numel() // size,
-            size,
-            torch.get_num_threads(),
-        )
-        return out
 
 
 def why_no_library() -> str | None:

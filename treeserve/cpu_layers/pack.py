@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from treeserve.config import QuantizationName
 from treeserve.cpu_layers.fuse import fuse_layers
 from treeserve.cpu_layers.library import LayerLibrary, load_library, why_no_library
-from treeserve.cpu_layers.linear import PackedEmbedding, PanelLinear
+from treeserve.cpu_layers.linear import GatedPanels, PackedEmbedding, PanelLinear
 from treeserve.cpu_layers.mapped import MappedFiles, trim_heap
 from treeserve.cpu_layers.panels import (
     PanelWeight,
@@ -20,6 +20,7 @@ from treeserve.cpu_layers.panels import (
     quantize_weight,
 )
 from treeserve.errors import ConfigError
+from treeserve.large_pages import move_to_large_pages
 from treeserve.packed_linear import pack_linear_layers, pack_with_onednn
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class PackedLayers:
             return 0
         num_fused = fuse_layers(module, self.library)
         trim_heap()
+        parts = module.modules()
+        move_to_large_pages(p.panels for p in parts if isinstance(p, PanelLinear | GatedPanels))
         return num_fused
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from treeserve.large_pages import ask_for_large_pages
+
 PANEL = 64
 """Outputs of a panel; as in kernels/cpu/panels.h."""
 _LARGEST = 127
@@ -106,7 +108,7 @@ def join_weights(weights: Sequence[PanelWeight]) -> PanelWeight:
         plain = [_from_panels(weight.panels)[: weight.out_features] for weight in weights]
         panels = pack_weight(torch.cat(plain)).panels
     else:
-        panels = torch.cat([weight.panels for weight in weights])
+        panels = join_panels([weight.panels for weight in weights])
     return PanelWeight(
         panels,
         torch.cat(scales) if scales else None,
@@ -114,10 +116,23 @@ def join_weights(weights: Sequence[PanelWeight]) -> PanelWeight:
     )
 
 
+def join_panels(parts: Sequence[Tensor]) -> Tensor:
+    """Panels of the same inputs and dtype, one after the other."""
+    first = parts[0]
+    joined = _empty_panels(sum(map(len, parts)), first.shape[1], first.dtype)
+    return torch.cat(list(parts), out=joined)
+
+
 def _new_panels(weight: Tensor, dtype: torch.dtype) -> Tensor:
     out_features, in_features = weight.shape
-    # Empty, not zeros: its pages come to be as it is filled.
-    return torch.empty(-(-out_features // PANEL), in_features // 2, PANEL, 2, dtype=dtype)
+    return _empty_panels(-(-out_features // PANEL), in_features // 2, dtype)
+
+
+def _empty_panels(num_panels: int, num_pairs: int, dtype: torch.dtype) -> Tensor:
+    """Not zeros: their pages come to be as they are filled."""
+    panels = torch.empty(num_panels, num_pairs, PANEL, 2, dtype=dtype)
+    ask_for_large_pages(panels)
+    return panels
 
 
 def _fill(panels: Tensor, rows: Tensor) -> None:

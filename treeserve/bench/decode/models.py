@@ -108,12 +108,17 @@ def make_random_module(
     shape: str, dtype: torch.dtype, device: torch.device, attention: str
 ) -> PreTrainedModel:
     """The same as transformers has it, with an attention of its own."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.device(device):
-        torch.manual_seed(0)
+    # Without memory first: a head that is tied to the embeddings would be made beside them.
+    with torch.device("meta"):
         module: PreTrainedModel = AutoModelForCausalLM.from_config(
             model_config(shape), dtype=dtype, attn_implementation=attention
         )
+    module.to_empty(device=device)
+    module.tie_weights()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.device(device):
+        torch.manual_seed(0)
+        module.initialize_weights()
     return module.eval()
 
 
