@@ -81,15 +81,32 @@ def test_what_was_used_least_recently_goes_first_and_from_its_end():
     assert held.match("", ids([5, 6, 7]))[0] == 3
 
 
+def num_trunk(held: HeldPrefixes, tokens) -> int:
+    trunk = held.find("", ids(tokens)).trunk
+    return 0 if trunk is None else trunk.num_tokens
+
+
 def test_a_trunk_is_what_many_different_prompts_go_on_from():
     held = filled(100)
     for last in (4, 5, 6):
         held.insert("", ids([1, 2, 3, last, 9]), 0, 1.0)
-        assert held.find("", ids([1, 2, 3, 4, 9])).num_trunk == 0
+        assert num_trunk(held, [1, 2, 3, 4, 9]) == 0
     held.insert("", ids([1, 2, 3, 7, 9]), 0, 1.0)
     for tokens in ([1, 2, 3, 4, 9], [1, 2, 3, 8], [1, 2, 3]):
-        assert held.find("", ids(tokens)).num_trunk == 3
-    assert held.find("", ids([1, 2])).num_trunk == 0
+        assert num_trunk(held, tokens) == 3
+    assert num_trunk(held, [1, 2]) == 0
+
+
+def test_a_trunk_that_branches_again_near_its_end_is_known_by_one_node():
+    """Numbers that many prompts go on with are no trunks of their own."""
+    held = filled(1000)
+    trunk = list(range(100, 120))
+    for tens in range(4):
+        for ones in range(4):
+            held.insert("", ids([*trunk, tens, ones, 50 + ones]), 0, 1.0)
+    found = [held.find("", ids([*trunk, tens, 0, 50])).trunk for tens in range(4)]
+    assert [trunk.num_tokens for trunk in found] == [21] * 4
+    assert len({id(trunk.node) for trunk in found}) == 1
 
 
 def test_what_one_forgets_others_still_hold():

@@ -42,6 +42,13 @@ def stats(epoch="first", cached=10**6, others=0.0) -> ReplicaStats:
 TRUNK = range(1000)
 
 
+def earn(made: Router, num_tokens: int) -> None:
+    """Credit for a prompt of so many tokens that has nothing in common with the others."""
+    earning = request(range(10**6, 10**6 + num_tokens))
+    made.routed(earning, "replica-0")
+    made.completed(earning.request_id)
+
+
 def test_what_shares_a_trunk_goes_where_the_trunk_is():
     made = router(8)
     first = send(made, request([*TRUNK, 2000]))
@@ -113,16 +120,104 @@ def test_what_a_request_drew_draws_its_continuation():
     assert made.choose(request(range(7000, 7100), "a")).num_matched == 0
 
 
+def test_of_a_request_that_is_open_the_router_hears_however_many_there_were_since(monkeypatch):
+    """What it drew is where it ran: its continuation must not be computed elsewhere."""
+    monkeypatch.setattr("treeserve.cluster.router._MAX_ENDED", 3)
+    made = router(4)
+    first, lost = request(TRUNK, name="first"), request([1], name="lost")
+    made.routed(first, "replica-3")
+    made.routed(lost, "replica-1")
+    assert made.died("replica-1") == [lost.request_id]
+    for number in range(10):
+        short = request([number], name=f"short {number}")
+        made.routed(short, "replica-0")
+        made.completed(short.request_id)
+    answered = [*TRUNK, *range(5000, 5100)]
+    made.completed(first.request_id)
+    made.drew("", "first", request(answered).tokens)
+    assert made.choose(request([*answered, 1])).num_matched == 1100
+    assert made.choose(request([1, 2], continues="first")).reason == "owner"
+    assert made.choose(request([1, 2], continues="short 9")).reason == "owner"
+    assert made.choose(request([1, 2], continues="short 0")).reason == "balance"
+    assert len(made._owners) == 3
+
+
 def test_work_is_done_again_for_balance_only_as_far_as_there_is_credit():
-    options = {"calm_tokens": 0, "load_weight": 0, "eager_weight": 10, "credit_fraction": 0}
+    options = {"calm_tokens": 0, "load_weight": 0, "eager_weight": 10, "credit_fraction": 0.1}
     made = router(3, **options, credit_tokens=500)
+    earn(made, 15_000)
     made.routed(request(TRUNK, num_expected=100), "replica-0")
     assert send(made, request(TRUNK)).reason == "spread"
     assert send(made, request([*TRUNK, *range(3000, 3400)])).reason == "prefix"
     assert send(made, request(TRUNK)).reason == "prefix"
     poor = router(3, **options, credit_tokens=100)
+    earn(poor, 15_000)
     poor.routed(request(TRUNK, num_expected=100), "replica-0")
     assert send(poor, request(TRUNK)).reason == "prefix"
+
+
+def test_at_the_start_nothing_is_computed_twice_on_a_guess():
+    made = router(2, eager_weight=10, load_weight=0, credit_fraction=0.1)
+    made.routed(request(TRUNK, num_expected=100), "replica-0")
+    assert made.choose(request(TRUNK)).reason == "prefix"
+    earn(made, 15_000)
+    assert made.choose(request(TRUNK)).reason == "spread"
+
+
+WANTED = {"fair_share": 1.2, "copy_work": 3.9, "credit_fraction": 0}
+
+
+def trees(made: Router, numbers, replica_id="replica-0") -> None:
+    """Of 1,000 tokens to draw each, under the trunk."""
+    for number in numbers:
+        made.routed(request([*TRUNK, 2000 + number], num_expected=500), replica_id)
+
+
+def test_a_trunk_that_is_too_much_for_its_holder_for_long_is_copied_without_credit():
+    made = router(2, **WANTED)
+    # The first four make it a trunk; what they bring does not count yet. Then each brings 800: its
+    # holder has twice the mean to do, which is so much of it beyond 1.2 times the mean.
+    trees(made, range(4 + 4))
+    assert made.choose(request([*TRUNK, 2999])).reason == "prefix"
+    trees(made, [8])
+    turn = request([*TRUNK, 2000, *range(4000, 4600)])
+    made.routed(turn, "replica-0")
+    # A conversation would be computed again too, so it stays.
+    assert made.choose(turn).reason == "prefix"
+    route = send(made, request([*TRUNK, 2999], num_expected=500))
+    assert (route.replica_id, route.num_matched, route.reason) == ("replica-1", 0, "spread")
+    trees(made, range(20, 24), "replica-1")
+    # From now on both have it, and share.
+    assert made.choose(request([*TRUNK, 2998])).num_matched == 1000
+
+
+def test_a_trunk_is_not_copied_while_its_holder_does_no_more_than_its_share():
+    made = router(2, **WANTED)
+    made.routed(request(range(7000, 8000), num_expected=20_000), "replica-1")
+    trees(made, range(30))
+    assert made.choose(request([*TRUNK, 2999])).reason == "prefix"
+
+
+def test_what_was_wanted_is_forgotten_as_fast_while_it_is_not():
+    made = router(2, **WANTED)
+    trees(made, range(4 + 4))
+    other = request(range(7000, 8000), num_expected=20_000)
+    made.routed(other, "replica-1")
+    trees(made, range(8, 12))
+    made.completed(other.request_id)
+    trees(made, [12])
+    assert made.choose(request([*TRUNK, 2999])).reason == "prefix"
+    trees(made, range(13, 17))
+    assert made.choose(request([*TRUNK, 2999])).reason == "spread"
+
+
+def test_where_all_that_may_be_chosen_are_busier_than_most_a_trunk_is_not_copied():
+    made = router(3, **WANTED)
+    trees(made, range(12))
+    made.routed(request(range(7000, 8000), num_expected=5000), "replica-1")
+    busy = ["replica-0", "replica-1"]
+    assert made.choose(request([*TRUNK, 2999]), busy).replica_id == "replica-0"
+    assert made.choose(request([*TRUNK, 2999])).replica_id == "replica-2"
 
 
 def conversation(last: int):
@@ -131,7 +226,9 @@ def conversation(last: int):
 
 def test_a_trunk_is_copied_for_a_smaller_difference_than_a_conversation_is_moved():
     """Its copy serves those that come later too."""
-    made = router(2, eager_weight=0.1, load_weight=0, trunk_weight=0.25)
+    options = {"eager_weight": 0.1, "load_weight": 0, "credit_fraction": 1}
+    made = router(2, **options, trunk_weight=0.25)
+    earn(made, 3000)
     for last in range(2000, 2004):
         made.routed(conversation(last), "replica-0")
         assert made.choose(conversation(2000)).reason == "prefix"
@@ -139,22 +236,21 @@ def test_a_trunk_is_copied_for_a_smaller_difference_than_a_conversation_is_moved
     assert made.load_of("replica-0") == 1000 + 4 * 601
     assert made.choose(request([*TRUNK, 2999])).reason == "spread"
     assert made.choose(conversation(2000)).reason == "prefix"
-    full = router(2, eager_weight=0.1, load_weight=0, trunk_weight=1)
+    full = router(2, **options, trunk_weight=1)
+    earn(full, 3000)
     for last in range(2000, 2004):
         full.routed(conversation(last), "replica-0")
     assert full.choose(request([*TRUNK, 2999])).reason == "prefix"
 
 
 def test_the_less_credit_is_left_the_further_behind_a_replica_has_to_be():
-    options = {"eager_weight": 0.5, "load_weight": 0, "credit_fraction": 0, "trunk_weight": 1}
+    options = {"eager_weight": 0.5, "load_weight": 0, "credit_fraction": 0.5, "trunk_weight": 1}
     rich, poor = (router(2, **options, credit_tokens=2000) for _ in range(2))
-    for replica_id in ("replica-0", "replica-1"):
-        spent = request(range(5000, 7400))
-        poor.routed(spent, replica_id)
-        poor.completed(spent.request_id)
+    earn(rich, 10_000)
+    earn(poor, 2200)
     for made in (rich, poor):
         made.routed(request(TRUNK, num_expected=1000), "replica-0")
-    # 3,000 tokens are open: worth 1,500 with all the credit, and 600 with the 1,600 that are left.
+    # 3,000 tokens are open: worth 1,500 with all the credit, and 600 with 1,600 tokens of it.
     assert rich.choose(request(TRUNK)).reason == "spread"
     assert poor.choose(request(TRUNK)).reason == "prefix"
 
@@ -242,6 +338,8 @@ def test_work_that_other_routers_sent_counts_too():
         ({"load_weight": -0.1}, "load_weight: must be at least 0, got -0.1"),
         ({"calm_tokens": -1}, "calm_tokens: must be at least 0, got -1"),
         ({"max_age_seconds": float("nan")}, "max_age_seconds: must be at least 0, got nan"),
+        ({"fair_share": -1}, "fair_share: must be at least 0, got -1"),
+        ({"copy_work": -7}, "copy_work: must be at least 0, got -7"),
         ({"assumed_capacity_tokens": 0}, "assumed_capacity_tokens: must be at least 1, got 0"),
     ],
 )

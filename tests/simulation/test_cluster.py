@@ -1,5 +1,7 @@
 """The router before simulated engines: what sharing a cluster costs, and that nothing is lost."""
 
+import math
+
 import pytest
 
 from treeserve.cluster.config import RouterConfig
@@ -52,8 +54,8 @@ def test_equal_traces_give_equal_results(routed):
 
 
 def test_a_router_that_never_computes_again_is_less_balanced():
-    """What the credit buys."""
-    router = Router(RouterConfig(eager_weight=0, load_weight=0))
+    """What copies buy."""
+    router = Router(RouterConfig(eager_weight=0, load_weight=0, copy_work=math.inf))
     router.update_replicas(replica_ids(4))
     bound = simulated("contest", 4, router)
     free = simulated("contest", 4)

@@ -26,7 +26,17 @@ class RouterConfig:
     twice for the sake of balance.
     """
     credit_tokens: float = 1024.0
-    """Credit for each replica at the start, and at most."""
+    """Credit for each replica, at most; at the start there is none."""
+    fair_share: float = 1.15
+    """Of a replica's open work over the mean of all: a trunk is wanted elsewhere while all that
+    hold it have more.
+    """
+    copy_work: float = 6.0
+    """A trunk is copied without credit when it was wanted elsewhere for long: when its requests
+    have brought so much work for each of its tokens. Work counts by how far its holders are beyond
+    their fair share, once where they have as much more as the mean is, and against it where they
+    are below.
+    """
     trunk_weight: float = 0.25
     """What a token of a trunk weighs against open work where it would have to be computed again: a
     copy of a trunk, from which many prompts go on, serves those that come later too.

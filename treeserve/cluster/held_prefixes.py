@@ -22,7 +22,15 @@ class Node:
     `holders` has bit i for replica i, and `used_at` says when each of them was last sent here.
     """
 
-    __slots__ = ("children", "holders", "num_held_children", "parent", "tokens", "used_at")
+    __slots__ = (
+        "children",
+        "holders",
+        "num_held_children",
+        "parent",
+        "tokens",
+        "used_at",
+        "wanted_work",
+    )
 
     def __init__(self, parent: "Node | None", tokens: TokenIds) -> None:
         self.parent = parent
@@ -32,6 +40,8 @@ class Node:
         self.used_at: dict[int, float] = {}
         self.num_held_children: dict[int, int] = {}
         """For each replica, how many children it holds; without those that hold none."""
+        self.wanted_work = 0.0
+        """The router's: of a trunk, how much work speaks for one more replica that holds it."""
 
 
 class Root(Node):
@@ -56,13 +66,21 @@ class _Shelf:
 
 
 @dataclass(frozen=True, slots=True)
+class Trunk:
+    """The first tokens of a prompt, from which many different prompts go on."""
+
+    num_tokens: int
+    node: Node
+    """The first of its nodes from which many go on after half of it: one for nearly all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """Of a prompt."""
 
     matched: npt.NDArray[np.int64]
     """[num_replicas or more]: how many of the first tokens each replica is thought to hold."""
-    num_trunk: int
-    """Of the first tokens: many different prompts go on from there."""
+    trunk: Trunk | None
 
 
 class HeldPrefixes:
@@ -114,7 +132,8 @@ class HeldPrefixes:
         """The same, and how much of the prompt is a trunk."""
         matched = np.zeros(self._num_bits, dtype=np.int64)
         node: Node | None = self._roots.get(namespace)
-        position = num_trunk = 0
+        position = 0
+        trunks: list[tuple[int, Node]] = []
         while node is not None and position < len(tokens):
             child = node.children.get(int(tokens[position]))
             if child is None:
@@ -125,9 +144,9 @@ class HeldPrefixes:
             if num_same < len(child.tokens):
                 break
             if len(child.children) >= _TRUNK_CHILDREN:
-                num_trunk = position
+                trunks.append((position, child))
             node = child
-        return Found(matched, num_trunk)
+        return Found(matched, _trunk_of(trunks))
 
     def insert(self, namespace: Hashable, tokens: TokenIds, replica: int, now: float) -> int:
         """The replica holds this prefix from now on; returns how many tokens are new to it.
@@ -279,6 +298,14 @@ class HeldPrefixes:
         """[num_bits]: whether each replica is one of them."""
         raw = np.frombuffer(holders.to_bytes(self._num_bits // 8, "little"), dtype=np.uint8)
         return np.unpackbits(raw, bitorder="little").view(np.bool_)
+
+
+def _trunk_of(trunks: Sequence[tuple[int, Node]]) -> Trunk | None:
+    """Of the nodes on a path from which many prompts go on, each with the position it ends at."""
+    if not trunks:
+        return None
+    num_tokens = trunks[-1][0]
+    return Trunk(num_tokens, next(node for end, node in trunks if 2 * end >= num_tokens))
 
 
 def _num_same(left: TokenIds, right: TokenIds) -> int:

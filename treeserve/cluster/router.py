@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from treeserve.cluster.config import RouterConfig
-from treeserve.cluster.held_prefixes import HeldPrefixes, TokenIds
+from treeserve.cluster.held_prefixes import Found, HeldPrefixes, TokenIds, Trunk
 
 RouteReason: TypeAlias = Literal["owner", "prefix", "spread", "balance"]
 """owner: it continues a request that is there; prefix: most of it is held there; spread: whoever
 holds most of it is overloaded; balance: nobody holds enough of it."""
 
-_MAX_OWNERS = 100_000
+_MAX_ENDED = 100_000
+"""Names of requests that have ended, which may still be forked or told of."""
 _EXPECTED_TOKENS = 256
 """Of a sample: most end long before the most that they may have."""
 
@@ -83,6 +84,8 @@ class _Replica:
 class _Open:
     replica_id: str
     work: float
+    key: tuple[Hashable, str]
+    """Namespace and name."""
 
 
 class Router:
@@ -93,9 +96,12 @@ class Router:
     another that waiting would cost more. With credit it costs up to `eager_weight`, the more the
     more there is, and a trunk counts by `trunk_weight` only: a small part of all work may be done
     twice for the sake of balance, rather for trunks than for one conversation, and first where the
-    difference is largest. Once two replicas hold a trunk
-    they share its requests for nothing. A request of which nobody holds enough goes to the lesser
-    loaded of two, chosen at random, so that many routers do not all choose the same.
+    difference is largest. Credit is earned, so that a short load is not computed twice on a guess.
+    A trunk that has too much under it for its holders is copied without: when all of them had more
+    than their fair share to do for as long as it took to bring `copy_work` for each of its tokens.
+    Once two replicas hold a trunk they share its requests for nothing. A request of which nobody
+    holds enough goes to the lesser loaded of two, chosen at random, so that many routers do not
+    all choose the same.
     """
 
     def __init__(
@@ -114,7 +120,8 @@ class Router:
         self._own_work = np.zeros(0)
         self._work_of_others = np.zeros(0)
         self._open: dict[str, _Open] = {}
-        self._owners: OrderedDict[tuple[Hashable, str], str] = OrderedDict()
+        self._owners: dict[tuple[Hashable, str], str] = {}
+        self._ended: OrderedDict[tuple[Hashable, str], None] = OrderedDict()
         self._credit = 0.0
         self.held = HeldPrefixes()
 
@@ -148,7 +155,7 @@ class Router:
         self._all = self._indices(self._replicas)
         lost = [i for i, opened in self._open.items() if opened.replica_id == replica_id]
         for request_id in lost:
-            del self._open[request_id]
+            self._remember(self._open.pop(request_id).key)
         return lost
 
     def choose(self, request: RoutedRequest, candidates: Collection[str] | None = None) -> Route:
@@ -168,7 +175,7 @@ class Router:
         indices = self._all if candidates is None else self._indices(candidates)
         if not len(indices):
             raise NoReplica("no replica is ready")
-        return self._choose(indices, found.matched[indices], found.num_trunk)
+        return self._choose(indices, found)
 
     def routed(self, request: RoutedRequest, replica_id: str) -> None:
         """The request was sent there; to be followed by one `completed`."""
@@ -177,14 +184,18 @@ class Router:
             return
         now = self._clock()
         self.held.expire(replica.index, now - self._config.max_age_seconds)
-        matched = self.held.match(request.namespace, request.tokens)
-        num_again = int(matched.max() - matched[replica.index])
+        found = self.held.find(request.namespace, request.tokens)
+        num_again = int(found.matched.max() - found.matched[replica.index])
+        is_free = self._note_wanted(found, replica.index, request)
         num_new = self.held.insert(request.namespace, request.tokens, replica.index, now)
-        self._add_credit(self._config.credit_fraction * num_new - num_again)
+        self._add_credit(self._config.credit_fraction * num_new - (0 if is_free else num_again))
         work = self.work_of(num_new, request.num_expected)
-        self._open[request.request_id] = _Open(replica_id, work)
+        key = request.namespace, request.name
+        self._open[request.request_id] = _Open(replica_id, work, key)
         self._own_work[replica.index] += work
-        self._own(request, replica_id)
+        if request.name:
+            self._owners[key] = replica_id
+            self._ended.pop(key, None)
 
     def drew(self, namespace: Hashable, name: str, tokens: TokenIds) -> None:
         """A request has ended: where it ran, its prompt and what a sample drew is held now.
@@ -204,6 +215,7 @@ class Router:
         if opened is not None:
             index = self._replicas[opened.replica_id].index
             self._own_work[index] = max(0.0, self._own_work[index] - opened.work)
+            self._remember(opened.key)
 
     def replica_of(self, request_id: str) -> str | None:
         """Where an open request was sent."""
@@ -237,23 +249,64 @@ class Router:
         """In tokens of prompts: a drawn token takes a little more than one of a prompt."""
         return num_computed + self._config.drawn_weight * num_drawn
 
-    def _choose(
-        self,
-        indices: npt.NDArray[np.intp],
-        matched: npt.NDArray[np.int64],
-        num_trunk: int,
-    ) -> Route:
+    def _choose(self, indices: npt.NDArray[np.intp], found: Found) -> Route:
+        matched = found.matched[indices]
         loads = self._own_work[indices] + self._work_of_others[indices]
         best = int(matched.max())
         if best < self._config.min_matched_tokens:
             return self._route(indices, matched, self._lesser_of_two(loads), "balance")
-        trunk = np.minimum(matched, num_trunk)
-        values = matched - (1 - self._config.trunk_weight) * trunk
+        num_trunk = found.trunk.num_tokens if found.trunk is not None else 0
+        idle = int(loads.argmin())
+        is_free = matched[idle] < num_trunk and loads[idle] < self._mean_load()
+        if is_free and self._is_due(found):
+            return self._route(indices, matched, idle, "spread")
+        values = matched - (1 - self._config.trunk_weight) * np.minimum(matched, num_trunk)
         chosen = self._cheapest(values, loads, self._weight())
         if best - int(matched[chosen]) > self._credit:
             chosen = self._cheapest(values, loads, self._config.load_weight)
         reason: RouteReason = "prefix" if int(matched[chosen]) == best else "spread"
         return self._route(indices, matched, chosen, reason)
+
+    def _note_wanted(self, found: Found, index: int, request: RoutedRequest) -> bool:
+        """Of a request that was sent there; whether it brings a copy that was due.
+
+        What is wanted is a cumulative sum, Page's test (1954) for a level that has risen: it finds
+        a large overload soon and a small one late, and takes no notice of one that comes and goes.
+        """
+        trunk = found.trunk
+        if trunk is None:
+            return False
+        if found.matched[index] < trunk.num_tokens and self._is_due(found):
+            trunk.node.wanted_work = 0.0
+            return True
+        num_own = len(request.tokens) - max(int(found.matched[index]), trunk.num_tokens)
+        work = self.work_of(num_own, request.num_expected)
+        change = work * (self._share_of_holders(found, trunk) - self._config.fair_share)
+        trunk.node.wanted_work = max(0.0, trunk.node.wanted_work + change)
+        return False
+
+    def _is_due(self, found: Found) -> bool:
+        """Whether its trunk was wanted for so long that a copy is worth its tokens.
+
+        A conversation does not bring it: it would be computed again too.
+        """
+        trunk = found.trunk
+        if trunk is None or trunk.node.wanted_work < self._config.copy_work * trunk.num_tokens:
+            return False
+        num_own = int(found.matched.max()) - trunk.num_tokens
+        is_short = num_own < self._config.min_matched_tokens
+        return is_short and self._share_of_holders(found, trunk) > self._config.fair_share
+
+    def _share_of_holders(self, found: Found, trunk: Trunk) -> float:
+        """Open work of the least loaded replica that holds it, over the mean of all."""
+        loads = self._own_work + self._work_of_others
+        holding = loads[found.matched[: len(loads)] >= trunk.num_tokens]
+        mean = self._mean_load()
+        return float(holding.min()) / mean if len(holding) and mean else 0.0
+
+    def _mean_load(self) -> float:
+        """Of all replicas."""
+        return float(self._own_work.sum() + self._work_of_others.sum()) / len(self._replicas)
 
     def _weight(self) -> float:
         """Of open work; the less credit is left, the more a replica has to be behind."""
@@ -301,14 +354,15 @@ class Router:
             return None
         return owner
 
-    def _own(self, request: RoutedRequest, replica_id: str) -> None:
-        if not request.name:
+    def _remember(self, key: tuple[Hashable, str]) -> None:
+        """The name of a request that has ended: of those that are open none is ever forgotten."""
+        if key not in self._owners:
             return
-        key = request.namespace, request.name
-        self._owners[key] = replica_id
-        self._owners.move_to_end(key)
-        if len(self._owners) > _MAX_OWNERS:
-            self._owners.popitem(last=False)
+        self._ended[key] = None
+        self._ended.move_to_end(key)
+        if len(self._ended) > _MAX_ENDED:
+            oldest, _ = self._ended.popitem(last=False)
+            del self._owners[oldest]
 
     def _add(self, replica_id: str) -> None:
         if None in self._ids:
@@ -320,5 +374,4 @@ class Router:
             self._own_work = np.append(self._own_work, 0.0)
             self._work_of_others = np.append(self._work_of_others, 0.0)
         self._replicas[replica_id] = _Replica(index)
-        self._add_credit(self._config.credit_tokens)
         self.held.add_replica(index, self._config.assumed_capacity_tokens)
