@@ -55,7 +55,7 @@ serve: $(STAMP) ## the server, with the embedded model, on 127.0.0.1
 	$(BIN)/treeserve serve
 
 test: $(STAMP) sandbox prometheus screens ## all tests; screenshots are kept in build/screenshots
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 ray: $(STAMP) ## installs Ray beside the rest (about 200 MB) and runs the tests that need it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'

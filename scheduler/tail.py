@@ -120,5 +120,5 @@ class Tail:
         assert self.is_unread or not self.is_full, "a tail outlived its last token"
         assert all(token >= 0 for token in self.read_tokens), "an unread token is not the last"
         assert len(self.tokens) <= len(self.page_slots) + 1, "a tail has tokens without slots"
-        pages = np.unique(self.page_slots // page_size)
-        assert np.array_equal(pages, np.sort(self.pages)), "a tail's slots are in other pages"
+        pages = sorted(set((self.page_slots // page_size).tolist()))
+        assert pages == sorted(self.pages.tolist()), "a tail's slots are in other pages"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from treeserve.scheduler.modules import Module, ModuleSet
+from treeserve.scheduler.step import Int32Array
 from treeserve.scheduler.tree.holders import PageHolders
 from treeserve.scheduler.tree.pool import PagePool
 from treeserve.scheduler.tree.prefix import PUBLIC_NAMESPACE
@@ -14,13 +15,14 @@ from treeserve.scheduler.tree.segment import Root, Segment
 
 def check_tree(segments: Sequence[Segment], pool: PagePool, holders: PageHolders) -> None:
     """Raises AssertionError on any disagreement. Slow: in proportion to all that is cached."""
-    held = np.zeros(pool.num_pages, dtype=np.int32)
-    pinned = np.zeros(pool.num_pages, dtype=np.int32)
     for segment in segments:
         _check_place(segment)
-        _check_pages(segment, pool.page_size)
-        held[segment.pages] += 1
-        pinned[segment.pages] += 1 if segment.pins else 0
+    held = pinned = np.zeros(pool.num_pages, dtype=np.int32)
+    if segments:
+        pages = _check_pages(segments, pool.page_size)
+        held = _count(pages, pool)
+        is_pinned = np.repeat([s.pins > 0 for s in segments], [len(s.pages) for s in segments])
+        pinned = _count(pages[is_pinned], pool)
     holders.check(held, pinned)
     evictable = (held > 0) & (pinned == 0)
     outside = pool.counts()[evictable] != held[evictable]
@@ -63,10 +65,36 @@ def _check_place(segment: Segment) -> None:
     assert parent.is_root or parent.pins >= segment.pins, f"{segment} is pinned more than above"
 
 
-def _check_pages(segment: Segment, page_size: int) -> None:
-    assert len(segment.slots) == len(segment.tokens), f"{segment} has tokens without slots"
-    assert len(np.unique(segment.slots)) == len(segment), f"{segment} uses a slot twice"
-    offsets = int(segment.slots[0]) % page_size + np.arange(len(segment))
-    assert len(segment.pages) == offsets[-1] // page_size + 1, f"{segment} holds idle pages"
-    slots = segment.pages[offsets // page_size] * page_size + offsets % page_size
-    assert np.array_equal(slots, segment.slots), f"{segment} holds other pages than its slots"
+def _check_pages(segments: Sequence[Segment], page_size: int) -> Int32Array:
+    """All at once, since segments are many and short; their pages, one after the other."""
+    lengths = np.array([len(segment) for segment in segments])
+    num_slots = np.array([len(segment.slots) for segment in segments])
+    num_pages = np.array([len(segment.pages) for segment in segments])
+    slots = np.concatenate([segment.slots for segment in segments])
+    pages = np.concatenate([segment.pages for segment in segments])
+
+    def require(good: np.ndarray, what: str, owners: np.ndarray | None = None) -> None:
+        if not good.all():
+            wrong = int(np.argmin(good))
+            raise AssertionError(f"{segments[wrong if owners is None else owners[wrong]]} {what}")
+
+    require(num_slots == lengths, "has tokens without slots")
+    first_slots = np.cumsum(lengths) - lengths
+    first_offsets = slots[first_slots] % page_size
+    require((first_offsets + lengths - 1) // page_size + 1 == num_pages, "holds idle pages")
+    owners = np.repeat(np.arange(len(segments)), lengths)
+    offsets = np.arange(len(slots)) - (first_slots - first_offsets)[owners]
+    first_pages = np.cumsum(num_pages) - num_pages
+    page_of = pages[first_pages[owners] + offsets // page_size]
+    same = page_of * page_size + offsets % page_size == slots
+    require(same, "holds other pages than its slots", owners)
+    # Its pages follow from its slots, so it uses a slot twice where it holds a page twice.
+    page_owners = np.repeat(np.arange(len(segments)), num_pages)
+    order = np.lexsort((pages, page_owners))
+    again = (np.diff(pages[order]) == 0) & (np.diff(page_owners[order]) == 0)
+    require(~again, "uses a slot twice", page_owners[order][1:])
+    return pages
+
+
+def _count(pages: Int32Array, pool: PagePool) -> Int32Array:
+    return np.bincount(pages, minlength=pool.num_pages).astype(np.int32)

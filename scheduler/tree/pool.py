@@ -75,11 +75,11 @@ class PagePool:
         Args:
             expected_counts: [num_pages], the holders that are known outside; None: not compared.
         """
-        free = self._free[: self.num_free]
-        assert len(np.unique(free)) == len(free), "a page is free twice"
+        free = np.sort(self._free[: self.num_free])
+        assert (np.diff(free) > 0).all(), "a page is free twice"
         assert (self._counts >= 0).all(), "a page has fewer than no holders"
         expected_free = np.flatnonzero(self._counts == 0)
-        assert np.array_equal(np.sort(free), expected_free), "free pages and counts disagree"
+        assert np.array_equal(free, expected_free), "free pages and counts disagree"
         if expected_counts is not None:
             wrong = np.flatnonzero(self._counts != expected_counts)
             assert len(wrong) == 0, f"pages {wrong.tolist()} have holders that nobody knows"

@@ -1,7 +1,8 @@
 """The command line's errors: one line, on stderr, that says what would be right."""
 
+import os
+
 import pytest
-from transformers.utils import logging as transformers_logging
 
 from treeserve.commands import generate
 from treeserve.commands.main import main
@@ -101,10 +102,14 @@ def test_the_version(capsys):
     assert capsys.readouterr().out.startswith("treeserve ")
 
 
-def test_logs_have_no_progress_bars_of_others(capsys):
-    transformers_logging.enable_progress_bar()
-    try:
-        run(capsys, "generate")
-        assert not transformers_logging.is_progress_bar_enabled()
-    finally:
-        transformers_logging.disable_progress_bar()
+def test_logs_have_no_progress_bars_of_others(capsys, monkeypatch):
+    """transformers, when it is imported, looks for this; stderr is no terminal here."""
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    run(capsys, "generate")
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+
+
+def test_who_wants_progress_bars_in_a_log_gets_them(capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    run(capsys, "generate")
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "0"

@@ -18,7 +18,9 @@ from treeserve.pb import generation_pb2 as pb
 
 pytestmark = pytest.mark.slow
 
-NUM_STREAMS = 24
+NUM_STREAMS = 12
+NUM_TOKENS = 300
+"""Of a stream that is cut off: so many that it never ends before."""
 FAILING = str(Path(__file__).parent / "engine_that_fails.py")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -59,7 +61,7 @@ async def is_draining(stub) -> None:
 
 async def test_a_drain_under_load_ends_every_stream_well_and_takes_no_new_call(model, overlap):
     async with served(model, *overlap, "--drain-grace", "120") as server, connected(server) as stub:
-        tasks = await Load(stub, 600).begin()
+        tasks = await Load(stub, 400).begin()
         server.signal(signal.SIGTERM)
         await is_draining(stub)
         refused = await outcome_of(stub.Generate(request(0, 1)))
@@ -126,16 +128,16 @@ async def test_callers_of_a_server_that_is_killed_and_restarted_are_served_the_s
     port = free_port()
     options = "--num-pages", "2048"
     async with served(model, *options, port=port) as first, connected(first) as stub:
-        alone, _ = await until_served(stub, request(3, 500))
-        tasks = [asyncio.create_task(until_served(stub, request(k, 500))) for k in range(12)]
+        alone, _ = await until_served(stub, request(3, NUM_TOKENS))
+        tasks = [asyncio.create_task(until_served(stub, request(k, NUM_TOKENS))) for k in range(12)]
         await is_drawing(stub)
         first.signal(signal.SIGKILL)
         assert (await first.end())[0] == -signal.SIGKILL
-        asked_while_down = asyncio.create_task(until_served(stub, request(3, 500)))
+        asked_while_down = asyncio.create_task(until_served(stub, request(3, NUM_TOKENS)))
         async with served(model, *options, port=port) as second:
             answers = await asyncio.gather(*tasks, asked_while_down)
             await ends_well(second)
-    assert [len(tokens) for tokens, _ in answers] == [500] * 13
+    assert [len(tokens) for tokens, _ in answers] == [NUM_TOKENS] * 13
     assert answers[3][0] == answers[-1][0] == alone
     assert max(failed for _, failed in answers) >= 1
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from treeserve.kernels import aot
 from treeserve.kernels.configurations import configurations, representative
 from treeserve.kernels.occupancy import MAX_SHARED_BYTES
 from treeserve.kernels.resource_table import Compiled, markdown_table, problems, room_left
@@ -21,25 +22,30 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
-def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=_environment() | environment,
-        capture_output=True,
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run to its end; where this test is ended before, so are all processes that it started."""
+    command = [sys.executable, *arguments]
+    with subprocess.Popen(
+        command,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=250,
-        check=False,
-    )
-
-
-def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return _python("-m", "treeserve.kernels.aot", *arguments, **environment)
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=280)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[tuple[str, str], dict]:
     """What the representative configurations came to, by name and target."""
-    done = _run("--representative", "--json", "--jobs", "2")
+    command = ("-m", "treeserve.kernels.aot", "--representative", "--json", "--jobs", "2")
+    done = _python(*command)
     assert done.returncode == 0, done.stderr
     return {(result["name"], result["target"]): result for result in json.loads(done.stdout)}
 
@@ -224,10 +230,10 @@ def test_no_kernel_is_compiled_twice():
     assert len(kernels) == len(every)
 
 
-def test_interpreted_kernels_are_refused():
-    done = _run(TRITON_INTERPRET="1")
-    assert done.returncode == 2
-    assert "TRITON_INTERPRET" in done.stderr
+def test_interpreted_kernels_are_refused(capsys):
+    """As they are in this process."""
+    assert aot.main([]) == 2
+    assert "TRITON_INTERPRET" in capsys.readouterr().err
 
 
 FAILING = """
@@ -278,14 +284,18 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
-def test_a_number_of_processes_below_one_is_refused(number):
-    done = _run("--jobs", number)
-    assert done.returncode == 2
-    assert "--jobs" in done.stderr
-    assert "at least 1" in done.stderr or number == "-1"
+def test_a_number_of_processes_below_one_is_refused(capsys, number):
+    error = _bad_usage(capsys, "--jobs", number)
+    assert "--jobs" in error
+    assert "at least 1" in error or number == "-1"
 
 
-def test_unknown_target_is_refused():
-    done = _run("--target", "sm_1")
-    assert done.returncode == 2
-    assert "sm_1" in done.stderr
+def test_unknown_target_is_refused(capsys):
+    assert "sm_1" in _bad_usage(capsys, "--target", "sm_1")
+
+
+def _bad_usage(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        aot.main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err

@@ -87,7 +87,15 @@ def messages(draw, message_class, depth=0, *, right=14):
         else:
             nested = messages(field.message_type._concrete_class, depth + 1, right=right)
             put(message, field, draw(st.lists(nested, max_size=2) if field.is_repeated else nested))
+    if "params" in message.DESCRIPTOR.fields_by_name and draw(st.integers(0, 9)):
+        bound(message, draw(RIGHT["max_tokens"]))
     return message
+
+
+def bound(message, max_tokens) -> None:
+    """What says no limit draws a few tokens, not as many as it may: that takes all the time."""
+    if not message.params.stopping.HasField("max_tokens"):
+        message.params.stopping.max_tokens = max_tokens
 
 
 def put(message, field, value) -> None:

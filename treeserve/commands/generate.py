@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from treeserve.commands.connection_options import (
     add_connection_options,
@@ -28,8 +28,10 @@ from treeserve.commands.options import (
 from treeserve.commands.report import JsonReport, LiveReport, Report, SampleReport, total_usage
 from treeserve.errors import ConfigError, InvalidRequest
 from treeserve.prompt_tree import read_tree_file, tree_file_error
-from treeserve.text_stream import Item
 from treeserve.types import Delta, Finished, PromptTree, SamplingParams, Sharing
+
+if TYPE_CHECKING:
+    from treeserve.text_stream import Item
 
 Work: TypeAlias = str | PromptTree | ModuleFiles
 
@@ -179,7 +181,7 @@ def _run_here(args: argparse.Namespace, work: Work, params: SamplingParams, repo
     _show(args, report, start, llm.sharing)
 
 
-def _interruptible(stream: Iterator[Item]) -> Generator[Delta | Finished, None, None]:
+def _interruptible(stream: "Iterator[Item]") -> Generator[Delta | Finished, None, None]:
     """Let an interrupt wait until the step that runs has ended; a second one does not wait."""
     with DeferredInterrupt() as interrupt:
         for event in stream:

@@ -5,8 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from transformers.utils.logging import disable_progress_bar
-
 from treeserve.commands import (
     bench,
     build_kernels,
@@ -69,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before grpc is imported: its core would write lines of its own beside ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if not sys.stderr.isatty():
-        disable_progress_bar()
+        # Before transformers is imported, too, and not by importing it: that takes seconds, and
+        # many commands never need it.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = make_parser().parse_args(argv)
     try:
         status: int = args.run(args)
