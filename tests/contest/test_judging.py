@@ -1,7 +1,11 @@
 """The judge: right programs pass, wrong ones are told apart, in both languages and all kinds."""
 
+import os
+import select
 import shutil
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from treeserve.contest.records.contest_problem import (
     StdioCase,
     TestCase,
 )
+from treeserve.contest.sandbox.bubblewrap import SandboxFailed
 from treeserve.contest.sandbox.limits import MEBIBYTE, Limits
 from treeserve.contest.sandbox.sandbox import Confinement, Worker
 from treeserve.errors import ConfigError
@@ -357,3 +362,27 @@ def test_without_a_sandbox_limits_still_hold(tmp_path: Path) -> None:
         worker.close()
         worker.release()
     assert verdicts == ["AC", "TLE", "MLE", "OLE", "WA"]
+
+
+def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_no_process() -> None:
+    """Its inner process waits for the outer one then, and does not yet die with it."""
+    mark = uuid.uuid4().hex
+    # What it says of itself is read by nobody, and what it waits for never comes.
+    held = 'exec -a $0 $1 --userns-block-fd 88 --info-fd 99 "${@:2}" 99>/dev/null '
+    held += "88< <(exec -a $0 sleep 1000)"
+    bwrap = [part for part in confined.confinement().bwrap or () if part != "--disable-userns"]
+    worker = Worker(("/bin/bash", "-c", held, mark, *bwrap))
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(worker.run, ["/bin/true"], {}, b"", Limits(99.0, 99.0, processes=4))
+        try:
+            while len(started := confined.running(mark)) < 3:  # bubblewrap's two, and `sleep`
+                assert not run.done(), run.exception()
+            processes = [os.pidfd_open(pid) for pid in started]
+        finally:
+            worker.close()
+        with pytest.raises(SandboxFailed, match="has ended"):
+            run.result()
+    worker.release()
+    for process in processes:
+        assert select.select([process], [], [], 60.0)[0]
+        os.close(process)

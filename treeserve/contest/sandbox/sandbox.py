@@ -17,6 +17,8 @@ from treeserve.contest.sandbox.limits import Limits, Ran
 from treeserve.contest.sandbox.seccomp import seccomp_filter
 
 _NOBODY = 65534
+_END_SECONDS = 15.0
+"""After which a process that has been asked to end is killed."""
 _WORKER = Path(__file__).with_name("worker.py")
 _PROBE = Limits(10.0, 20.0, processes=4)
 _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
@@ -88,8 +90,12 @@ class Worker:
 
     def close(self) -> None:
         """End it with whatever it runs; any thread may."""
-        self._process.kill()
-        self._process.wait()
+        self._process.terminate()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def release(self) -> None:
         """Close its pipes, after `close`, from the thread that uses it."""

@@ -43,13 +43,14 @@ def main() -> None:
 
 
 def _become(uid: int | None) -> None:
-    """Become somebody who owns nothing, and die when the judge does."""
+    """Become somebody who owns nothing, and end when the judge does."""
     libc = ctypes.CDLL(None)
     if uid is not None:
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
-    libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGTERM, _end_family)
+    libc.prctl(_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     libc.prctl(_SUBREAPER, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -296,6 +297,21 @@ def _usage_of(pid: int) -> tuple[float, int, int] | None:
     seconds = sum(map(int, fields[11:15])) / _HERTZ
     resident = sum(int(status.get(name, b"0").split()[0]) for name in (b"RssAnon", b"RssShmem"))
     return seconds, resident << 10, int(fields[17])
+
+
+def _end_family(*_: object) -> None:
+    """End, and before that all that descends from this process.
+
+    Bubblewrap's inner process dies with the outer one, but not yet while it is being set up; as an
+    orphan it comes to this process.
+    """
+    deadline = time.monotonic() + _GONE_SECONDS
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < deadline:
+            for process in _family(os.getpid())[1:]:
+                _kill(process)
+            os.wait()
+    os._exit(128 + signal.SIGTERM)
 
 
 def _kill(pid: int) -> None:
