@@ -75,7 +75,7 @@ def closed_loop(trace, device, num_replicas=2, num_streams=16) -> Found:
             computed += ended.usage.computed_tokens
             router.completed(ended.request_id)
             send(now)
-    rows = [engine.done.num_rows for engine in engines.values()]
+    rows = [engine.done_until(now).num_rows for engine in engines.values()]
     return Found(computed, max(rows) / statistics.fmean(rows))
 
 

@@ -80,11 +80,30 @@ def test_two_streams_of_which_one_comes_in_the_middle_end_when_the_scheduler_say
     for kind in (ScheduledEngine, LeanEngine):
         engine = engine_for(kind, [early, late])
         found[kind] = run(engine, [(0.0, early), (0.3005, late)])
-        assert engine.done.stream_seconds > engine.done.busy_seconds
-        found[kind, "rows"] = engine.done.num_rows
+        done = engine.done_until(found[kind][1])
+        assert done.stream_seconds > done.busy_seconds
+        found[kind, "rows"] = done.num_rows
     assert found[LeanEngine][0] == found[ScheduledEngine][0] == ["late", "early"]
     assert found[LeanEngine][1] == pytest.approx(found[ScheduledEngine][1], rel=0.01)
     assert found[LeanEngine, "rows"] == found[ScheduledEngine, "rows"]
+
+
+def test_what_is_done_is_known_in_the_middle_of_steps_that_are_taken_as_one():
+    alone = request("alone", lengths=(1000,))
+    exact = engine_for(ScheduledEngine, [alone])
+    lean = engine_for(LeanEngine, [alone])
+    for engine in (exact, lean):
+        engine.add(arrival(alone), 0.0)
+    lean.advance()  # the prompt
+    middle = lean.due / 2
+    while exact.due <= middle:
+        exact.advance()
+    done, real = lean.done_until(middle), exact.done_until(middle)
+    assert real.num_rows > 1400
+    assert done.num_rows == pytest.approx(real.num_rows, abs=3)
+    assert done.stream_seconds == pytest.approx(real.stream_seconds, rel=0.03)
+    lean.advance()
+    assert lean.done_until(lean.due).num_rows == 1999
 
 
 def test_nobody_is_admitted_beyond_the_places():

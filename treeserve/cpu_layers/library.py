@@ -12,6 +12,11 @@ from treeserve.attention.cpu_build import library_path
 from treeserve.attention.cpu_packed import why_not_chosen
 from treeserve.cpu_layers.panels import PANEL
 from treeserve.kv_layout import LANES
+from treeserve.large_pages import ask_for_large_pages
+
+_ALWAYS_FRESH_BYTES = 32 << 20
+"""More than glibc's allocator ever keeps: each time new pages, which in thousands take as long as
+the logits of 128 rows that are written there."""
 
 
 class LayerLibrary:
@@ -93,6 +98,8 @@ class LayerLibrary:
         if panels.data_ptr() % PANEL:
             raise ValueError(f"panels: are to begin at a multiple of {PANEL} bytes")
         out = states.new_empty(*states.shape[:-1], out_features)
+        if out.nbytes > _ALWAYS_FRESH_BYTES:
+            ask_for_large_pages(out)
         self._linear(
             states.data_ptr(),
             in_features,

@@ -4,7 +4,6 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Literal, Protocol, TypeAlias
 
@@ -233,7 +232,7 @@ class _Cluster:
         return self._later if request_id in self._later_requests else self._early
 
     def _done(self) -> list[Done]:
-        return [replace(engine.done) for engine in self._engines.values()]
+        return [engine.done_until(self.now) for engine in self._engines.values()]
 
     def _end(self, ended: Ended) -> None:
         self.num_ended += 1

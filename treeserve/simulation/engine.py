@@ -52,7 +52,9 @@ class Engine(Protocol):
     """It works on paper until `due`, and then wants to be advanced; inf: it has nothing to do."""
 
     due: float
-    done: Done
+
+    def done_until(self, now: float) -> Done:
+        """In the steps that have ended by now, which is not after `due`."""
 
     @property
     def num_cached_tokens(self) -> int: ...

@@ -4,7 +4,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from treeserve.config import SchedulerConfig
 from treeserve.scheduler.request import PromptUsage
@@ -52,7 +52,7 @@ class LeanEngine:
 
     def __init__(self, device: PaperDevice, config: SchedulerConfig, ledger: Ledger) -> None:
         self.due = math.inf
-        self.done = Done()
+        self._done = Done()
         self._device = device
         self._ledger = ledger
         self._token_budget = config.token_budget
@@ -76,6 +76,14 @@ class LeanEngine:
         """With those of running requests."""
         return self._cache.num_tokens + self._streams.num_drawn(self._step)
 
+    def done_until(self, now: float) -> Done:
+        """In the steps that have ended by now, also of those that were taken as one."""
+        done = replace(self._done)
+        if self._num_steps:
+            num_ended = int((now - self._started_at) / self._step_seconds)
+            self._count(done, min(num_ended, self._num_steps))
+        return done
+
     def add(self, arrival: Arrival, now: float) -> None:
         """It joins at the end of the step that runs."""
         self._waiting.append(_Job(arrival, len(arrival.prompt)))
@@ -89,8 +97,7 @@ class LeanEngine:
     def advance(self) -> Sequence[Ended]:
         """Ends the steps that are due, and starts the next ones."""
         now, num_steps = self.due, self._num_steps
-        seconds, num_streams = num_steps * self._step_seconds, len(self._streams.ends)
-        self.done.add(num_steps * self._num_rows, num_streams, seconds)
+        self._count(self._done, num_steps)
         self._step += num_steps
         ended = self._finish(now)
         for job in self._computed:
@@ -101,6 +108,10 @@ class LeanEngine:
         self._cache.evict(self._streams.num_drawn(self._step))
         self._start(now)
         return ended
+
+    def _count(self, done: Done, num_steps: int) -> None:
+        num_streams, seconds = len(self._streams.ends), num_steps * self._step_seconds
+        done.add(num_steps * self._num_rows, num_streams, seconds)
 
     def _start(self, now: float) -> None:
         self._admit()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from treeserve.config import SchedulerConfig
 from treeserve.scheduler.request import ScheduledRequest
@@ -17,18 +18,23 @@ class ScheduledEngine:
 
     def __init__(self, device: PaperDevice, config: SchedulerConfig, ledger: Ledger) -> None:
         self.due = math.inf
-        self.done = Done()
+        self._done = Done()
         self._now = 0.0
         self._device = device
         self._page_size = config.page_size
         self._ledger = ledger
         self._scheduler = Scheduler(config, device.cost_model(), lambda: self._now)
         self._step: Step | None = None
+        self._step_seconds = 0.0
 
     @property
     def num_cached_tokens(self) -> int:
         """With those of running requests."""
         return self._scheduler.counts().used_pages * self._page_size
+
+    def done_until(self, now: float) -> Done:
+        """In the steps that have ended."""
+        return replace(self._done)
 
     def add(self, arrival: Arrival, now: float) -> None:
         """Starts a step, unless one runs."""
@@ -54,6 +60,7 @@ class ScheduledEngine:
         step = self._step
         assert step is not None
         self._now = self.due
+        self._done.add(step.num_rows, len(step.draws), self._step_seconds)
         tokens = self._ledger.draw(step.draws.samples, self._now)
         ended = [
             Ended(sample.request_id, self._scheduler.usage(sample.request_id))
@@ -68,6 +75,5 @@ class ScheduledEngine:
         if step is None:
             self.due = math.inf
             return
-        seconds = self._device.step_seconds(step)
-        self.done.add(step.num_rows, len(step.draws), seconds)
-        self.due = self._now + seconds
+        self._step_seconds = self._device.step_seconds(step)
+        self.due = self._now + self._step_seconds
