@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ def judged(
     task = ContestProblem("p", "test", "p", "do it", hidden_cases=cases, **problem)
     judge = ProgramJudge(worker, confinement().python, options or JudgeOptions())
     return judge.judge(task, Program(program, language))
+
+
+def hasty(options: JudgeOptions, *codes: str) -> JudgeOptions:
+    """With little time where a program is to run out of it, and only there: machines are busy."""
+    return replace(options, time_seconds=0.5) if "TLE" in codes else options
 
 
 def running(mark: str) -> list[int]:

@@ -17,7 +17,7 @@ from treeserve.contest.sandbox.sandbox import Worker
 
 CASE = StdioCase("1\n", "the right answer\n")
 OPTIONS = JudgeOptions(
-    time_seconds=0.5,
+    time_seconds=30.0,
     memory_bytes=128 * MEBIBYTE,
     limits=Limits(output_bytes=MEBIBYTE, file_bytes=4 * MEBIBYTE, processes=8),
 )
@@ -123,7 +123,8 @@ def worker() -> Iterator[Worker]:
 @pytest.mark.parametrize("deed", PROGRAMS)
 def test_a_program_that(worker: Worker, deed: str) -> None:
     program, expected = PROGRAMS[deed]
-    verdict = confined.judged(worker, program, CASE, options=OPTIONS)
+    options = confined.hasty(OPTIONS, *expected)
+    verdict = confined.judged(worker, program, CASE, options=options)
     assert verdict.code in expected, verdict
     assert verdict.first_failing_case == 0
     assert confined.judged(worker, "print('the right answer')", CASE, options=OPTIONS).passed
@@ -151,7 +152,8 @@ def test_a_sleeping_daemon_of_a_killed_program_ends_with_it(worker: Worker) -> N
         f"if os.fork() == 0: os.execv('/bin/sleep', ['{mark}', '1000'])\n"
         "while True: pass"
     )
-    assert confined.judged(worker, program, CASE, options=OPTIONS).code == "TLE"
+    options = confined.hasty(OPTIONS, "TLE")
+    assert confined.judged(worker, program, CASE, options=options).code == "TLE"
     assert not confined.running(mark)
 
 
@@ -289,5 +291,6 @@ def test_a_function_that(worker: Worker, cheat: str, kind: str) -> None:
     program, expected = CHEATS[cheat]
     tests = TestCase("assert all([add(1, 2) == 3]) and abs(add(1, 2)) == 3")
     case = CALL if kind == "call" else tests
-    verdict = confined.judged(worker, program, case, options=OPTIONS, function_name="add")
+    options = confined.hasty(OPTIONS, *expected)
+    verdict = confined.judged(worker, program, case, options=options, function_name="add")
     assert verdict.code in expected, verdict

@@ -24,11 +24,12 @@ from treeserve.contest.records.contest_problem import (
 )
 from treeserve.contest.sandbox.bubblewrap import SandboxFailed
 from treeserve.contest.sandbox.limits import MEBIBYTE, Limits
-from treeserve.contest.sandbox.sandbox import Confinement, Worker
+from treeserve.contest.sandbox.sandbox import Worker
 from treeserve.errors import ConfigError
 
 DOUBLE = (StdioCase("1\n", "2\n"), StdioCase("-4\n", "-8\n"), StdioCase("0\n", "0\n"))
-SHORT = JudgeOptions(time_seconds=0.5, memory_bytes=128 * MEBIBYTE)
+OPTIONS = JudgeOptions(time_seconds=30.0, memory_bytes=128 * MEBIBYTE)
+"""More time than a busy machine takes for any program that ends."""
 needs_cpp = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
@@ -61,7 +62,8 @@ def worker() -> Iterator[Worker]:
 def test_python_programs_are_told_apart(
     worker: Worker, program: str, code: str, case: int | None
 ) -> None:
-    verdict = confined.judged(worker, program, *DOUBLE, options=SHORT)
+    options = confined.hasty(OPTIONS, code)
+    verdict = confined.judged(worker, program, *DOUBLE, options=options)
     assert (verdict.code, verdict.first_failing_case) == (code, case), verdict
     assert verdict.num_cases == 3
     assert bool(verdict.detail) == (code != "AC")
@@ -85,7 +87,7 @@ def test_python_programs_are_told_apart(
 )  # fmt: skip
 def test_cpp_programs_are_told_apart(worker: Worker, body: str, code: str) -> None:
     program = f"#include <iostream>\nint main() {{ {body} }}\n"
-    options = replace(SHORT, limits=Limits(output_bytes=MEBIBYTE))
+    options = replace(confined.hasty(OPTIONS, code), limits=Limits(output_bytes=MEBIBYTE))
     verdict = confined.judged(worker, program, *DOUBLE, options=options, language="cpp")
     assert verdict.code == code, verdict
 
@@ -104,12 +106,12 @@ def test_deep_recursion_in_cpp_has_the_stack_it_needs(worker: Worker) -> None:
 
 def test_time_and_memory_are_of_the_worst_case(worker: Worker) -> None:
     program = "n = int(input())\nx = bytearray(50 << 20) if n == -4 else b''\nprint(n * 2)"
-    verdict = confined.judged(worker, program, *DOUBLE, options=SHORT)
+    verdict = confined.judged(worker, program, *DOUBLE, options=OPTIONS)
     assert verdict.passed
     assert 50 * MEBIBYTE < verdict.memory_bytes < 90 * MEBIBYTE
-    small = confined.judged(worker, "print(int(input()) * 2)", *DOUBLE, options=SHORT)
+    small = confined.judged(worker, "print(int(input()) * 2)", *DOUBLE, options=OPTIONS)
     assert small.memory_bytes < 30 * MEBIBYTE
-    assert 0 < small.cpu_seconds < 0.5
+    assert small.cpu_seconds > 0
 
 
 def test_a_problems_own_limits_hold_unless_the_caller_sets_others(worker: Worker) -> None:
@@ -123,7 +125,7 @@ def test_a_problems_own_limits_hold_unless_the_caller_sets_others(worker: Worker
 def test_halves_of_characters_are_no_reason_to_stop(worker: Worker) -> None:
     """Records of broken JSON escapes hold them; they are compared as replaced."""
     program = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())"
-    verdict = confined.judged(worker, program, StdioCase("\ud800\n", "\ud800\n"), options=SHORT)
+    verdict = confined.judged(worker, program, StdioCase("\ud800\n", "\ud800\n"), options=OPTIONS)
     assert verdict.code == "WA"
 
 
@@ -155,7 +157,7 @@ def test_cpp_cannot_be_called_and_is_unjudged(worker: Worker) -> None:
 )
 def test_functions_are_called_with_the_arguments(worker: Worker, program: str, code: str) -> None:
     cases = (CallCase(([1], [2]), ([1, 2],)), CallCase(([], [0.1 + 0.2]), ([0.3],)))
-    verdict = confined.judged(worker, program, *cases, options=SHORT, function_name="add")
+    verdict = confined.judged(worker, program, *cases, options=OPTIONS, function_name="add")
     assert verdict.code == code, verdict
 
 
@@ -171,7 +173,7 @@ def test_literals_reach_a_function_and_come_back_as_they_are(
 ) -> None:
     test = TestCase(f"inf = float('inf')\nx = {value!r}\nassert same(x) == x, same(x)")
     program = f"def same(x): return {returned}"
-    verdict = confined.judged(worker, program, test, options=SHORT)
+    verdict = confined.judged(worker, program, test, options=OPTIONS)
     assert verdict.passed, verdict
 
 
@@ -183,7 +185,7 @@ def test_tests_may_make_and_hand_back_objects_of_the_program(worker: Worker) -> 
     test = TestCase(
         "p.a = 5\nassert total([Pair(1, 2), p]) == 12\nassert p.a == 5", "p = Pair(3, 4)"
     )
-    verdict = confined.judged(worker, program, test, options=SHORT)
+    verdict = confined.judged(worker, program, test, options=OPTIONS)
     assert verdict.passed, verdict
 
 
@@ -221,7 +223,7 @@ HUMANEVAL = ContestProblem(
 def test_humaneval_completions_go_on_or_begin_again(
     worker: Worker, completion: str, code: str
 ) -> None:
-    judge = ProgramJudge(worker, confined.confinement().python, SHORT)
+    judge = ProgramJudge(worker, confined.confinement().python, OPTIONS)
     verdict = judge.judge(HUMANEVAL, extract(completion, HUMANEVAL))
     assert verdict.code == code, verdict
 
@@ -238,8 +240,8 @@ if a + b != int(given):
 def test_a_custom_checker_decides(worker: Worker, tmp_path: Path) -> None:
     file = tmp_path / "checker.py"
     file.write_text(CHECKER)
-    judge = ProgramJudge(worker, confined.confinement().python, SHORT)
-    judge = ProgramJudge(worker, confined.confinement().python, SHORT, judge.custom_checker(file))
+    judge = ProgramJudge(worker, confined.confinement().python, OPTIONS)
+    judge = ProgramJudge(worker, confined.confinement().python, OPTIONS, judge.custom_checker(file))
     task = ContestProblem("p", "test", "p", "", hidden_cases=(StdioCase("5\n", "1 4\n"),))
     assert judge.judge(task, Program("print(2, int(input()) - 2)", "python")).passed
     wrong = judge.judge(task, Program("print(2, 2)", "python"))
@@ -260,7 +262,7 @@ def test_a_checker_that_is_none_is_named(
 ) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    judge = ProgramJudge(worker, confined.confinement().python, SHORT)
+    judge = ProgramJudge(worker, confined.confinement().python, OPTIONS)
     with pytest.raises(ConfigError, match=words):
         judge.custom_checker(tmp_path / name)
 
@@ -340,28 +342,29 @@ def test_an_embedded_program_ends_at_its_stop_line() -> None:
     assert extract("print(1)\n# end\n```", problem).text == "print(1)\n"
 
 
-def test_without_a_sandbox_limits_still_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("print(int(input()) * 2)", "AC"),
+        ("while True: pass", "TLE"),
+        ("x = []\nwhile True: x.append(bytearray(1 << 20))", "MLE"),
+        ("while True: print('x' * 1000)", "OLE"),
+        ("open('main.py', 'a')", "WA"),
+    ],
+)
+def test_without_a_sandbox_limits_still_hold(program: str, code: str) -> None:
     """What `--no-sandbox` runs: time, memory and output end a program there too."""
-    bare = Confinement(None, "/usr/bin/python3", "no sandbox")
-    worker = Worker(bare.bwrap)
-    options = replace(SHORT, limits=Limits(output_bytes=MEBIBYTE, processes=8))
+    limits = Limits(output_bytes=MEBIBYTE, processes=8)
+    options = replace(confined.hasty(OPTIONS, code), limits=limits)
+    worker = Worker(None)
     try:
-        judge = ProgramJudge(worker, bare.python, options)
+        judge = ProgramJudge(worker, "/usr/bin/python3", options)
         task = ContestProblem("p", "test", "p", "", hidden_cases=DOUBLE)
-        verdicts = [
-            judge.judge(task, Program(program, "python")).code
-            for program in (
-                "print(int(input()) * 2)",
-                "while True: pass",
-                "x = []\nwhile True: x.append(bytearray(1 << 20))",
-                "while True: print('x' * 1000)",
-                "open('main.py', 'a')",
-            )
-        ]
+        verdict = judge.judge(task, Program(program, "python"))
     finally:
         worker.close()
         worker.release()
-    assert verdicts == ["AC", "TLE", "MLE", "OLE", "WA"]
+    assert verdict.code == code
 
 
 def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_no_process() -> None:
