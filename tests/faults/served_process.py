@@ -63,7 +63,7 @@ async def served(
 
 
 @asynccontextmanager
-async def connected(served: Served) -> AsyncIterator[generation_pb2_grpc.GenerationServiceStub]:
+async def channel_to(served: Served) -> AsyncIterator[grpc.aio.Channel]:
     options = (
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.min_reconnect_backoff_ms", 50),
@@ -71,4 +71,10 @@ async def connected(served: Served) -> AsyncIterator[generation_pb2_grpc.Generat
         ("grpc.max_reconnect_backoff_ms", 200),
     )
     async with grpc.aio.insecure_channel(served.grpc_address, options=options) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def connected(served: Served) -> AsyncIterator[generation_pb2_grpc.GenerationServiceStub]:
+    async with channel_to(served) as channel:
         yield generation_pb2_grpc.GenerationServiceStub(channel)

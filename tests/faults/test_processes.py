@@ -8,19 +8,20 @@ from pathlib import Path
 import grpc
 import pytest
 from faults.engine_that_fails import FATAL
-from faults.served_process import Served, connected, served
+from faults.served_process import Served, channel_to, connected, served
 from faults.spotless import began
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_service import collect, error_of, parameters
 from server.listening import Outcome, outcome_of
 
 from treeserve.pb import generation_pb2 as pb
+from treeserve.pb import generation_pb2_grpc
 
 pytestmark = pytest.mark.slow
 
 NUM_STREAMS = 12
 NUM_TOKENS = 300
-"""Of a stream that is cut off: so many that it never ends before."""
+"""Of a stream that may be cut off."""
 FAILING = str(Path(__file__).parent / "engine_that_fails.py")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -112,41 +113,53 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-async def until_served(stub, asked: pb.GenerateRequest) -> tuple[list[int], int]:
-    """(tokens, failed tries) of a caller that tries again whenever the server is unavailable."""
-    for num_failed in range(1000):
+async def until_served(channel, asked: pb.GenerateRequest) -> list[int]:
+    """The tokens of a caller that, when cut off, asks again as soon as the server is well."""
+    stub = generation_pb2_grpc.GenerationServiceStub(channel)
+    was_refused = False
+    while True:
         try:
-            return (await collect(stub.Generate(asked, wait_for_ready=True))).tokens(), num_failed
+            if was_refused:
+                await is_well(channel)
+            return (await collect(stub.Generate(asked, wait_for_ready=True))).tokens()
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
-    raise AssertionError("never served")
+            was_refused = True
+
+
+async def is_well(channel) -> None:
+    """Waits until the server says so: one that loads its model is reached and serves nobody."""
+    health = health_pb2_grpc.HealthStub(channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+    while (await watch.read()).status != SERVING:
+        pass
+    watch.cancel()
 
 
 async def test_callers_of_a_server_that_is_killed_and_restarted_are_served_the_same(model):
-    """Each stream is cut off once and, sent again, draws what it would have drawn."""
+    """Streams are cut off and, sent again, draw what they would have drawn."""
     port = free_port()
     options = "--num-pages", "2048"
-    async with served(model, *options, port=port) as first, connected(first) as stub:
-        alone, _ = await until_served(stub, request(3, NUM_TOKENS))
-        tasks = [asyncio.create_task(until_served(stub, request(k, NUM_TOKENS))) for k in range(12)]
-        await is_drawing(stub)
+
+    def asked(number: int) -> "asyncio.Task[list[int]]":
+        return asyncio.create_task(until_served(channel, request(number, NUM_TOKENS)))
+
+    async with served(model, *options, port=port) as first, channel_to(first) as channel:
+        alone = await asked(3)
+        tasks = [asked(number) for number in range(NUM_STREAMS)]
+        # It comes last and has drawn, so the others have begun; it is far from its end.
+        last = generation_pb2_grpc.GenerationServiceStub(channel).Generate(request(99, 900))
+        await began(last)
         first.signal(signal.SIGKILL)
         assert (await first.end())[0] == -signal.SIGKILL
-        asked_while_down = asyncio.create_task(until_served(stub, request(3, NUM_TOKENS)))
+        assert (await outcome_of(last)).code == "UNAVAILABLE"
+        asked_while_down = asked(3)
         async with served(model, *options, port=port) as second:
             answers = await asyncio.gather(*tasks, asked_while_down)
             await ends_well(second)
-    assert [len(tokens) for tokens, _ in answers] == [NUM_TOKENS] * 13
-    assert answers[3][0] == answers[-1][0] == alone
-    assert max(failed for _, failed in answers) >= 1
-
-
-async def is_drawing(stub) -> None:
-    """A stream that came later has drawn, so those before have begun."""
-    stream = stub.Generate(request(99, 2))
-    await began(stream)
-    stream.cancel()
+    assert [len(tokens) for tokens in answers] == [NUM_TOKENS] * (NUM_STREAMS + 1)
+    assert answers[3] == answers[-1] == alone
 
 
 async def ends_well(server: Served) -> None:
