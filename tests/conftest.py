@@ -14,6 +14,7 @@ os.environ["TREESERVE_BUILD"] = "off"
 
 import functools
 import getpass
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,18 @@ from pathlib import Path
 import pytest
 import tiny_models
 import transformers
+from hypothesis import HealthCheck, settings
+
+# Examples are the same in every run, whatever the machine is busy with: `search` looks for others.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("search", settings.get_profile("tests"), derandomize=False)
+settings.load_profile("tests")
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -35,6 +48,23 @@ def checkpoint_of() -> Iterator[functools.partial]:
             return tiny_models.save_checkpoint(Path(folder) / family, family)
 
         yield make
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody listens, and nobody else can while the test runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture
+def kept_port() -> Iterator[int]:
+    """A port that only who names it can listen on: between two servers nobody else is given it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

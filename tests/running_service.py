@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from held_engine import HeldEngine
 
 from treeserve.building import build_engine
 from treeserve.config import EngineOptions
@@ -33,6 +34,7 @@ class RunningService:
     engine: Engine
     server: Server
     loop: EngineLoop
+    held: HeldEngine
 
     async def wait_until_idle(self) -> None:
         assert await self.server._calls.wait_until_empty(60)
@@ -55,7 +57,7 @@ async def running_service(options: EngineOptions, **config) -> AsyncIterator[Run
     address = Address("127.0.0.1", 0)
     server = Server(ServerConfig(grpc_address=address, http_address=address, **config), Metrics())
     await server.start()
-    loop = EngineLoop(built.engine)
+    held, loop = HeldEngine(built.engine), EngineLoop(built.engine)
     loop.start()
     text_service = TextService(loop, built.prompter)
     model = ServedModel("treeserve", built.model.max_positions)
@@ -63,7 +65,8 @@ async def running_service(options: EngineOptions, **config) -> AsyncIterator[Run
     async with grpc.aio.insecure_channel(str(server.grpc_address)) as channel:
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
         try:
-            yield RunningService(stub, text_service, built.prompter, built.engine, server, loop)
+            beneath = built.prompter, built.engine, server, loop, held
+            yield RunningService(stub, text_service, *beneath)
         finally:
             await server.stop()
             loop.stop()

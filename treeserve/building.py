@@ -22,7 +22,8 @@ from treeserve.engine import Engine
 from treeserve.errors import ConfigError
 from treeserve.kv_cache import KVCache
 from treeserve.kv_layout import KVLayoutName
-from treeserve.model import LoadedModel, check_model, load_model, resolve_device, resolve_model
+from treeserve.model import LoadedModel, check_model, load_model, resolve_device
+from treeserve.model_place import resolve_model
 from treeserve.module_support import why_no_modules
 from treeserve.parallel_model import check_ranks
 from treeserve.prompt import Prompter

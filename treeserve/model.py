@@ -16,9 +16,9 @@ from transformers import (
 
 from treeserve.config import ModelConfig, QuantizationName
 from treeserve.cpu_layers.pack import PackedLayers, check_quantization, is_packable, pack_model
-from treeserve.embedded import MODEL_FOLDER
 from treeserve.errors import ConfigError, ModelError
 from treeserve.model_digest import digest_model
+from treeserve.model_place import resolve_model
 from treeserve.output_head import OutputHead
 from treeserve.parallel_model import check_parallel, parallel_arguments
 from treeserve.probe import AttentionLayer, probe_model
@@ -86,24 +86,6 @@ class LoadedModel:
             attend: Called once per layer.
         """
         return _forward(self.module, token_ids, positions, logits_rows, attend)
-
-
-def resolve_model(model: str) -> str:
-    """The folder or hub name that a model option stands for.
-
-    Raises:
-        ModelError: It is a folder without a config.json, or no folder and no hub name.
-    """
-    if model == "embedded":
-        return str(MODEL_FOLDER)
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"model: the folder {model} has no config.json")
-    if folder.is_file():
-        raise ModelError(f"model: {model} is a file; name the folder with its config.json")
-    if not folder.is_dir() and (folder.is_absolute() or model.startswith(".")):
-        raise ModelError(f"model: there is no folder {model}")
-    return model
 
 
 def load_model(config: ModelConfig) -> LoadedModel:

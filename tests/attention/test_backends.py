@@ -86,10 +86,16 @@ class Layer:
         torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
 
 
+def tree_for(name: str, seed: int, *, shared: bool = True) -> TreeStep:
+    """A random tree; a small one for Triton, whose interpreter takes long for each operation."""
+    small = {"max_len": 20, "num_branches": 3, "num_samples": 2} if name == "triton" else {}
+    return tree_step(seed, shared=shared, **small)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("shared", [True, False])
 def test_random_trees(name, seed, shared):
-    tree = tree_step(seed, shared=shared, max_len=20 if name == "triton" else 90)
+    tree = tree_for(name, seed, shared=shared)
     group = [1, 2, 3, 4, 5, 7, 8, 16][seed]
     layer = Layer(name, tree, group=group, num_kv_heads=[3, 2, 1][seed // 3], seed=seed)
     layer.check()
@@ -97,7 +103,7 @@ def test_random_trees(name, seed, shared):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_trees_with_every_option(name, seed):
-    layer = Layer(name, tree_step(100 + seed, max_len=25 if name == "triton" else 60), seed=seed)
+    layer = Layer(name, tree_for(name, 100 + seed), seed=seed)
     sinks = torch.randn(layer.num_heads, generator=torch.Generator().manual_seed(seed))
     layer.check(window=1)
     layer.check(window=20)
@@ -217,7 +223,7 @@ def test_many_states_of_one_row(name):
 
 
 def test_layers_with_and_without_a_window_share_a_batch(name):
-    layer = Layer(name, tree_step(9))
+    layer = Layer(name, tree_for(name, 9))
     first = layer.attend(), layer.attend(window=10)
     again = layer.attend(), layer.attend(window=10)
     assert torch.equal(first[0], again[0])
@@ -227,7 +233,7 @@ def test_layers_with_and_without_a_window_share_a_batch(name):
 
 def test_queries_and_keys_as_a_model_lays_them_out(name):
     """[1, heads, rows, dim] of the model, seen as [rows, heads, dim]."""
-    layer = Layer(name, tree_step(11))
+    layer = Layer(name, tree_for(name, 11))
     layer.q, layer.k, layer.v = (
         x.transpose(0, 1).contiguous()[None][0].transpose(0, 1) for x in (layer.q, layer.k, layer.v)
     )
@@ -235,7 +241,7 @@ def test_queries_and_keys_as_a_model_lays_them_out(name):
 
 
 def test_the_order_of_items_does_not_matter(name):
-    tree = tree_step(12)
+    tree = tree_for(name, 12)
     layer = Layer(name, tree)
     plan = tree.step.plan
     items = [
@@ -303,7 +309,7 @@ def test_batch_of_another_backend_is_refused():
 
 
 def test_every_row_is_written_by_its_own_rows(name):
-    tree = tree_step(4)
+    tree = tree_for(name, 4)
     layer = Layer(name, tree)
     layer.attend()
     slots = tree.step.write_slots.astype(np.int64)

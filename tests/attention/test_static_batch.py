@@ -106,7 +106,7 @@ def small_tree(seed: int, *, shared: bool) -> TreeStep:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("group", "num_kv_heads"), [(1, 2), (2, 2), (5, 1), (8, 1), (16, 1)])
+@pytest.mark.parametrize(("group", "num_kv_heads"), [(1, 2), (2, 2), (5, 1), (16, 1)])
 def test_captured_on_one_tree_and_replayed_on_others(capture, group, num_kv_heads):
     layer = Layer(capture, group, num_kv_heads)
     for seed in range(5):
@@ -146,7 +146,7 @@ def test_fewer_and_more_rows_items_and_states_than_at_the_capture(capture):
         )
         return TreeStep(made, NUM_SLOTS, [])
 
-    for num_rows, num_items in ((24, 0), (1, 0), (24, 30), (3, 30), (17, 1), (24, 0)):
+    for num_rows, num_items in ((24, 0), (1, 0), (24, 9), (3, 30), (24, 0)):
         layer.check(step(num_rows, num_items))
 
 

@@ -1,19 +1,26 @@
 """A real calibration of a small shape, and engines that plan by a stored one."""
 
 import logging
-import math
+import time
 from dataclasses import asdict, replace
 
 import pytest
 import torch
-from calibration.records import make_calibration
+from calibration.records import CONSTANTS, make_calibration
+from calibration.steady import measure_steadily
 
 from treeserve import LLM, SamplingParams
 from treeserve.building import load_subject
-from treeserve.calibration import calibrate as calibrate_module
 from treeserve.calibration.calibrate import calibrate
+from treeserve.calibration.measure import AttentionTimer
 from treeserve.calibration.store import find_calibration, store_calibration
 from treeserve.calibration.subject import make_subject
+from treeserve.calibration.workloads import (
+    make_step,
+    one_prefix,
+    scattered_slots,
+    shared_workload,
+)
 from treeserve.config import EngineOptions
 from treeserve.errors import CalibrationError, ConfigError
 from treeserve.probe import AttentionLayer
@@ -39,23 +46,32 @@ def kv_tokens_read(checkpoint, **options) -> int:
     return llm.sharing().kv_tokens_read
 
 
-def test_a_real_calibration_is_finite_and_comes_back_from_the_store(cache, monkeypatch):
-    # A machine that runs tests is busy with them.
-    for share in ("_PATIENCE", "_CHOICE_SHARE"):
-        monkeypatch.setattr(calibrate_module, share, 60)
+def test_a_calibration_finds_what_attention_costs_and_comes_back_from_the_store(cache, monkeypatch):
+    """Every plan is run on the real backend; what it takes is what these constants say."""
+    measure_steadily(monkeypatch, attends=True)
     lines = []
     calibration = calibrate(subject_of(), CPU, seconds=1, report=lines.append)
-    costs = asdict(calibration.constants)
-    del costs["max_item_tokens"]
-    assert all(math.isfinite(cost) and cost >= 0 for cost in costs.values())
-    assert calibration.constants.token_cost > 0
-    assert calibration.constants.cost_model().token_cost == calibration.constants.token_cost
+    found, expected = asdict(calibration.constants), asdict(CONSTANTS)
+    assert found.pop("max_item_tokens") is expected.pop("max_item_tokens") is None
+    assert found == pytest.approx(expected, rel=0.05, abs=1e-9)
+    assert calibration.quality.why_not_trusted is None
     assert [c.batch for c in calibration.crossovers] == sorted(
         {c.batch for c in calibration.crossovers}
     )
     assert lines
     store_calibration(calibration)
     assert find_calibration(subject_of()) == calibration
+
+
+def test_what_a_plan_takes_on_this_machine_is_measured():
+    """However busy it is: shorter than no time and longer than the measuring is nothing."""
+    slots = scattered_slots(1024)
+    step = make_step(shared_workload(one_prefix(512, 4), slots))
+    timer = AttentionTimer(subject_of(), CPU, len(slots), 4, [step], patience_seconds=600)
+    started = time.perf_counter()
+    [taken] = timer.time_in_turn([step], 1e-9)
+    assert 0 < taken.layer < time.perf_counter() - started
+    assert 0 < taken.first < time.perf_counter() - started
 
 
 def test_an_attention_too_slow_to_be_measured_is_one_clear_error():

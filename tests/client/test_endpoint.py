@@ -129,11 +129,11 @@ def test_this_machine_may_be_shown_a_key(address):
         pass
 
 
-async def test_the_key_is_in_no_representation_log_or_error(unused_tcp_port, caplog):
+async def test_the_key_is_in_no_representation_log_or_error(nobody, caplog):
     caplog.set_level(logging.DEBUG)
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(out):
-        client = AsyncClient(f"127.0.0.1:{unused_tcp_port}", api_key=KEY, retries=None)
+        client = AsyncClient(nobody, api_key=KEY, retries=None)
         with pytest.raises(RemoteError) as caught:
             await client.tokenize("p")
         stream = client.generate("p")

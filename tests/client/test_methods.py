@@ -3,6 +3,7 @@
 from contextlib import aclosing, closing
 
 import pytest
+from waiting_engine import engine_waits_after
 
 from treeserve import (
     Chat,
@@ -144,7 +145,9 @@ async def test_an_abort_ends_a_stream_in_good_order(both):
             assert await client.abort(stream.request_id) == 1
             return [item async for item in stream]
 
-    for items in await both.do(blocking, asynchronous):
+    with engine_waits_after(both.house.loop, 20):
+        done = await both.do(blocking, asynchronous)
+    for items in done:
         assert items[-2].finish_reason is FinishReason.ABORT
         assert isinstance(items[-1], Finished)
 
@@ -177,13 +180,13 @@ async def test_prefixes_are_warmed_and_retained(both):
     first, second = await both.same(lambda client: client.prefixes.warm(text))
     assert first.num_computed_tokens == first.num_tokens == len(text)
     assert second.num_cached_tokens == len(text)
-    kept = await both.same(lambda client: client.prefixes.retain(text, weight=2, ttl_seconds=60))
+    kept = await both.same(lambda client: client.prefixes.retain(text, weight=2, ttl_seconds=3600))
     for retained in await both.same(lambda client: client.prefixes.retained()):
         assert [p.retained_id for p in retained.prefixes] == [
             entry.prefixes[0].retained_id for entry in kept
         ]
         assert {p.weight for p in retained.prefixes} == {2}
-        assert all(0 < p.seconds_left <= 60 for p in retained.prefixes)
+        assert all(0 < p.seconds_left <= 3600 for p in retained.prefixes)
     ids = [entry.prefixes[0].retained_id for entry in kept]
     await both.same(lambda client: client.prefixes.release(ids.pop()))
     for retained in await both.same(lambda client: client.prefixes.retained()):
@@ -308,7 +311,8 @@ async def test_closing_a_stream_ends_its_samples(both, monkeypatch):
         await stream.aclose()
         await both.house.check()
 
-    await both.do(blocking, asynchronous)
+    with engine_waits_after(both.house.loop, 20):
+        await both.do(blocking, asynchronous)
     assert len(aborted) == 2
 
 

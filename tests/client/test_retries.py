@@ -13,10 +13,11 @@ from treeserve.client.retries import Attempts
 from treeserve.errors import ConfigError, InvalidRequest
 from treeserve.metrics import Metrics
 from treeserve.server.app import Server
-from treeserve.server.config import LoadConfig, ServerConfig
+from treeserve.server.config import Address, LoadConfig, ServerConfig
 from treeserve.types import Delta, Finished, OutputOptions, SamplingParams, Started
 
-PATIENT = Retries(max_attempts=1000, first_delay_seconds=0.01, max_delay_seconds=0.05)
+PATIENT = Retries(max_attempts=1_000_000, first_delay_seconds=0.01, max_delay_seconds=0.05)
+"""As long as the test runs, however slowly a server starts."""
 SEEDED = SamplingParams(seed=1)
 UNAVAILABLE = RemoteError("UNAVAILABLE", "gone")
 
@@ -124,6 +125,12 @@ class Texts(ScriptedTextService):
             yield item
 
 
+@pytest.fixture
+def address(kept_port) -> Address:
+    """Of one server after another."""
+    return Address("127.0.0.1", kept_port)
+
+
 @asynccontextmanager
 async def second_server(address, text_service):
     """Another server at the same address."""
@@ -148,11 +155,10 @@ async def until_begun(*streams) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_seeded_call_survives_a_restart_in_the_middle_of_it():
+async def test_a_seeded_call_survives_a_restart_in_the_middle_of_it(address):
     """Nobody has seen the first half, and the second server draws the same."""
     first, second = Texts(), Texts()
-    async with listening(first) as server:
-        address = server.grpc_address
+    async with listening(first, grpc_address=address):
         client = AsyncClient(str(address), retries=PATIENT)
         blocking = Client(str(address), retries=PATIENT)
         streams = client.generate("wait", SEEDED), blocking.generate("wait", SEEDED)
@@ -169,10 +175,9 @@ async def test_a_seeded_call_survives_a_restart_in_the_middle_of_it():
     assert len(second.seen) == 2
 
 
-async def test_a_call_without_a_seed_is_not_repeated_once_it_has_begun():
+async def test_a_call_without_a_seed_is_not_repeated_once_it_has_begun(address):
     second = Texts()
-    async with listening(Texts()) as server:
-        address = server.grpc_address
+    async with listening(Texts(), grpc_address=address):
         client = AsyncClient(str(address), retries=PATIENT)
         unseeded = client.generate("wait")
         collecting = asyncio.ensure_future(unseeded.collect())
@@ -188,10 +193,9 @@ async def test_a_call_without_a_seed_is_not_repeated_once_it_has_begun():
     assert second.seen == []
 
 
-async def test_a_stream_waits_for_a_server_that_comes_back():
+async def test_a_stream_waits_for_a_server_that_comes_back(address):
     """It was gone before the first message: that is safe for any call."""
-    async with listening(Texts()) as server:
-        address = server.grpc_address
+    async with listening(Texts(), grpc_address=address):
         client = AsyncClient(str(address), retries=PATIENT)
         assert text_of(await client.generate("p").collect()) == "ab"
     stream = asyncio.ensure_future(anext(client.generate("p")))
@@ -239,17 +243,16 @@ async def test_a_full_server_is_asked_again_when_it_said(monkeypatch):
             assert caught.value.retry_seconds <= waited <= 1.1 * caught.value.retry_seconds
 
 
-async def test_the_timeout_bounds_all_attempts_together(unused_tcp_port):
+async def test_the_timeout_bounds_all_attempts_together(nobody):
     """Nobody is there, and there are attempts enough for ever."""
-    address = f"127.0.0.1:{unused_tcp_port}"
     for retries in (PATIENT, None):
-        async with AsyncClient(address, retries=retries) as client:
+        async with AsyncClient(nobody, retries=retries) as client:
             with pytest.raises(RemoteError) as caught:
                 await client.tokenize("p", timeout_seconds=0.2)
         assert caught.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
     def blocking():
-        with Client(address, retries=PATIENT, timeout_seconds=0.2) as client:
+        with Client(nobody, retries=PATIENT, timeout_seconds=0.2) as client:
             client.generate("p").collect()
 
     with pytest.raises(RemoteError):
@@ -273,9 +276,9 @@ async def test_the_timeout_ends_a_call_that_runs():
         assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
-def test_closing_the_client_ends_its_waiting(unused_tcp_port):
+def test_closing_the_client_ends_its_waiting(nobody):
     slow = Retries(max_attempts=9, first_delay_seconds=3600, max_delay_seconds=3600)
-    client = Client(f"127.0.0.1:{unused_tcp_port}", retries=slow)
+    client = Client(nobody, retries=slow)
     ended = []
 
     def call():
@@ -293,8 +296,8 @@ def test_closing_the_client_ends_its_waiting(unused_tcp_port):
         client.tokenize("p")
 
 
-async def test_a_closed_client_says_so(unused_tcp_port):
-    client = AsyncClient(f"127.0.0.1:{unused_tcp_port}")
+async def test_a_closed_client_says_so(nobody):
+    client = AsyncClient(nobody)
     await client.close()
     with pytest.raises(RemoteError, match="CANCELLED: the client is closed"):
         await client.tokenize("p")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from treeserve.bench.serve.sockets import Caller
 from treeserve.bench.serve.workloads import read_workloads
 from treeserve.commands.main import main
 
@@ -62,7 +63,7 @@ def serving(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 def listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host, int(port)), timeout=DEADLINE_SECONDS).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -75,8 +76,9 @@ def in_order(percentiles: dict[str, float]) -> bool:
 @pytest.mark.slow
 def test_a_server_of_its_own_is_loaded_and_its_cost_measured(capsys, tmp_path):
     file = tmp_path / "serve.json"
-    load = ["--workload", "chat,contest", "--rate", "6", "--streams", "3"]
-    window = ["--seconds", "5", "--warm-up", "0.25"]
+    load = ["--workload", "chat,contest", "--rate", "6", "--streams", "2"]
+    # Without a warm-up every stream's first call counts, however slow the machine is.
+    window = ["--seconds", "0.6", "--warm-up", "0"]
     cost = ["--cost-rounds", "1", "--cost-streams", "2"]
     options = [*load, *window, *cost, "--calibration", "off", "--num-pages", "4096"]
     assert main(["bench", "serve", *options, "--json", "--output", str(file)]) == 0
@@ -86,7 +88,7 @@ def test_a_server_of_its_own_is_loaded_and_its_cost_measured(capsys, tmp_path):
     assert result["server"]["model"].startswith("model embedded")
     names = [(stage["workload"], stage["mode"], stage["load"]) for stage in result["stages"]]
     assert names == [
-        ("chat", "open", 6), ("chat", "closed", 3), ("contest", "open", 6), ("contest", "closed", 3)
+        ("chat", "open", 6), ("chat", "closed", 2), ("contest", "open", 6), ("contest", "closed", 2)
     ]  # fmt: skip
     for stage in result["stages"]:
         assert stage["calls"] == stage["good_calls"] > 0
@@ -116,7 +118,7 @@ def test_a_server_of_its_own_is_loaded_and_its_cost_measured(capsys, tmp_path):
     assert max(map(len, table.splitlines())) <= 120
     assert "of the engine alone" in table
     assert main(["bench", "serve", "--from", str(file), "--markdown"]) == 0
-    assert "| contest | 3 str |" in capsys.readouterr().out
+    assert "| contest | 2 str |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -128,27 +130,30 @@ def test_refused_calls_are_counted_and_are_no_failure(capsys):
     assert result["server"] == {"address": address, "door": "grpc", "model": ""}
     assert result["cost"] is None
     [stage] = result["stages"]
-    assert stage["refused"] == 3
-    assert stage["statuses"] == {"RESOURCE_EXHAUSTED": 3}
-    assert stage["good_calls"] == stage["calls"] - 3 > 0
+    # Each of the first calls is refused while another one runs; how many are is up to the machine.
+    assert 1 <= stage["refused"] <= 4
+    assert stage["statuses"] == {"RESOURCE_EXHAUSTED": stage["refused"]}
+    assert stage["good_calls"] == stage["calls"] - stage["refused"] > 0
     assert (stage["failed"], stage["flags"]) == (0, [])
     assert stage["server_cpu_share"] is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("load", ["--rate", "--streams"])
-def test_a_server_that_goes_away_is_reported_and_nothing_hangs(load):
+def test_a_server_that_goes_away_is_reported_and_nothing_hangs(load, capsys, monkeypatch):
     """Ten minutes of load would be to come, and a second workload."""
     options = [load, "4", "--seconds", "600", "--workload", "chat,unshared", "--json"]
-    with (
-        serving() as (server, address),
-        start("bench", "serve", "--server", address, *options) as bench,
-    ):
-        read_until(bench.stderr, "^chat, 4")
-        server.kill()
-        out, err = bench.communicate(timeout=DEADLINE_SECONDS)
-    assert bench.returncode == 1, err
-    result = json.loads(out)
+    make = Caller.make
+    with serving() as (server, address):
+
+        async def make_and_kill(*arguments):
+            record = await make(*arguments)
+            server.kill()
+            return record
+
+        monkeypatch.setattr(Caller, "make", make_and_kill)
+        assert main(["bench", "serve", "--server", address, *options]) == 1
+    result = json.loads(capsys.readouterr().out)
     [stage] = result["stages"]
     assert stage["gone"]
     assert stage["flags"][0].startswith("gone: ")
@@ -174,14 +179,12 @@ def test_an_interrupt_ends_the_server_too():
     assert not listens(address)
 
 
-def test_a_server_that_is_not_there_is_one_line_and_no_table(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+def test_a_server_that_is_not_there_is_one_line_and_no_table(capsys, nobody):
     options = ["--streams", "2", "--seconds", "600"]
-    assert main(["bench", "serve", "--server", address, *options]) == 1
+    assert main(["bench", "serve", "--server", nobody, *options]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    said = f"treeserve bench serve: --server: nothing answers at {address}: Connection refused\n"
+    said = f"treeserve bench serve: --server: nothing answers at {nobody}: Connection refused\n"
     assert captured.err == said
 
 

@@ -1,14 +1,14 @@
 """`treeserve calibrate`: measures once, shows what is stored, and fails in one line."""
 
 import json
-import math
 
 import pytest
 import torch
-from calibration.records import make_calibration
+from calibration.records import CONSTANTS, make_calibration
+from calibration.steady import measure_steadily
 
 from treeserve.building import load_subject
-from treeserve.calibration import calibrate, fit
+from treeserve.calibration import fit
 from treeserve.calibration.store import calibration_path, store_calibration
 from treeserve.commands.main import main
 from treeserve.config import EngineOptions
@@ -18,9 +18,7 @@ from treeserve.config import EngineOptions
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TREESERVE_CACHE", str(tmp_path / "cache"))
     # A machine that runs tests is busy with them.
-    monkeypatch.setattr(fit, "LARGEST_P90_ERROR", math.inf)
-    monkeypatch.setattr(fit, "LARGEST_MEAN_LOSS", math.inf)
-    monkeypatch.setattr(calibrate, "_PATIENCE", 60)
+    measure_steadily(monkeypatch)
     return tmp_path / "cache"
 
 
@@ -40,7 +38,7 @@ def test_it_measures_and_stores_and_then_shows_what_it_has_stored(capsys, model)
     assert main(["calibrate", *model, "--seconds", "1", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["measured_now"]
-    assert first["constants"]["token_cost"] > 0
+    assert first["constants"]["token_cost"] == pytest.approx(CONSTANTS.token_cost, rel=0.05)
     assert {"subject", "constants", "quality", "crossovers", "path", "measured_at"} <= first.keys()
     assert main(["calibrate", *model, "--json"]) == 0
     second = json.loads(capsys.readouterr().out)

@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from server.http_door.live import LiveServer, live_server, save_chat_checkpoint
+from waiting_engine import engine_waits_after
 
 from treeserve.commands.chat_doors import HttpDoor
 from treeserve.commands.main import main
@@ -127,7 +127,6 @@ def test_an_interrupt_stops_the_answer_and_the_chat_goes_on(live, door):
     # With this seed the model draws all of them, unless somebody stops it.
     options = [*to(live, door), "--max-tokens", "900", "--seed", "30"]
     command = [sys.executable, "-m", "treeserve", "chat", *options]
-    is_stopped = threading.Event()
     terminal, inside = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"}
     with subprocess.Popen(
@@ -137,18 +136,15 @@ def test_an_interrupt_stops_the_answer_and_the_chat_goes_on(live, door):
         os.close(inside)
         try:
             read_until(terminal, r"> ")
-            os.write(terminal, b"begin\n")
-            read_until(terminal, r"begin\r\n.{40}")
-            held = live.start(live.service.loop.call(lambda engine: is_stopped.wait()))
-            os.write(terminal, b"\x03")
-            read_until(terminal, r"\(ended: you stopped it\)\r\n.*> ")
-            is_stopped.set()
-            assert held.result(60)
-            live.assert_nothing_is_held()
+            with engine_waits_after(live.service.loop, 200):
+                os.write(terminal, b"begin\n")
+                read_until(terminal, r"begin\r\n.{40}")
+                os.write(terminal, b"\x03")
+                read_until(terminal, r"\(ended: you stopped it\)\r\n.*> ")
+                live.assert_nothing_is_held()
             os.write(terminal, b"/quit\n")
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
         finally:
-            is_stopped.set()
             process.kill()
             os.close(terminal)
 

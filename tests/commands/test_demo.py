@@ -1,11 +1,15 @@
 """`treeserve demo`, with a tiny random model that solves nothing."""
 
+import os
 import re
+from contextlib import contextmanager
 
 import pytest
+from server.http_door.live import live_server
 
 from treeserve.commands import demo
 from treeserve.commands.main import main
+from treeserve.commands.server_process import RunningServer
 from treeserve.contest.compose import generate_problems
 from treeserve.contest.judging.samples import Sample, read_samples
 from treeserve.contest.problem import write_problems
@@ -63,6 +67,15 @@ def test_without_bubblewrap_the_demo_says_so_and_goes_on(
     capfd, files, checkpoint_of, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(bubblewrap.shutil, "which", lambda name: None)
+
+    @contextmanager
+    def server_of_this_process(options):
+        with live_server(checkpoint_of("llama")) as live:
+            server = live.service.server
+            addresses = str(server.grpc_address), str(server.http_address)
+            yield RunningServer(*addresses, model="llama", pid=os.getpid())
+
+    monkeypatch.setattr(demo, "running_server", server_of_this_process)
     sizes = ["--problems", "1", "--samples", "2", "--max-tokens", "4", "--num-pages", "256"]
     sizes += ["--output", str(tmp_path / "out")]
     assert main(["demo", *files, *sizes, "--model", str(checkpoint_of("llama"))]) == 0

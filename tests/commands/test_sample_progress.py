@@ -2,7 +2,7 @@
 
 import os
 import pty
-import time
+import threading
 
 from treeserve.commands import sample_progress
 from treeserve.commands.sample_progress import BarDisplay, LineDisplay, described, display
@@ -48,19 +48,42 @@ def test_elsewhere_than_in_a_terminal_lines_come_now_and_then(capsys, monkeypatc
     assert capsys.readouterr().err == LINE + "\n"
 
 
+class Reader(threading.Thread):
+    """Reads all that a terminal is shown, as fast as it comes; `has_come` says that `wanted` has.
+
+    A terminal that nobody reads takes a few thousand bytes and then holds up who writes.
+    """
+
+    def __init__(self, terminal: int, wanted: bytes) -> None:
+        super().__init__()
+        self._terminal = terminal
+        self._wanted = wanted
+        self.has_come = threading.Event()
+        self.seen = b""
+
+    def run(self) -> None:
+        while True:
+            try:
+                self.seen += os.read(self._terminal, 65536)
+            except OSError:
+                # Nobody has it open any more.
+                return
+            if self._wanted in self.seen:
+                self.has_come.set()
+
+
 def test_in_a_terminal_there_is_a_bar_and_nothing_is_left_of_it(monkeypatch):
     ours, theirs = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
+    reader = Reader(ours, b"1:40 left")
+    reader.start()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr("sys.stderr", terminal)
         with display() as shown:
             assert isinstance(shown, BarDisplay)
             shown.tell(progress())
-            started = time.monotonic()
-            while b"1:40 left" not in (seen := os.read(ours, 65536)):
-                assert time.monotonic() - started < 60, seen
-        terminal.flush()
-        last = os.read(ours, 65536)
+            assert reader.has_come.wait(60), reader.seen
+    reader.join(60)
     os.close(ours)
-    assert last.endswith(b"\x1b[2K")
+    assert reader.seen.endswith(b"\x1b[2K")

@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 
 from treeserve.client import Client, RemoteError
+from treeserve.client.endpoint import Endpoint
 from treeserve.commands.main import main
 from treeserve.types import Delta, Finished, FinishReason, SamplingParams
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 120
-LONG = SamplingParams(n=2, max_tokens=400, ignore_eos=True)
+LONG = SamplingParams(n=8, max_tokens=250, ignore_eos=True, logprobs=20)
+"""Of half a megabyte: far more than a connection takes before its reader does."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Served:
     def status_of(self, path: str) -> int:
         try:
             url = f"http://{self.http_address}{path}"
-            with urllib.request.urlopen(url, timeout=10) as reply:
+            with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as reply:
                 return reply.status
         except urllib.error.HTTPError as error:
             with error:
@@ -60,6 +62,14 @@ def start(model: Path, *options: str) -> "subprocess.Popen[str]":
 
 
 @pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that take 64 KB before their reader does, and never learn to take more."""
+    given = Endpoint.channel_options
+    narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
+    monkeypatch.setattr(Endpoint, "channel_options", lambda self: [*given(self), *narrow])
+
+
+@pytest.fixture
 def served(checkpoint_of) -> Iterator[Served]:
     with start(checkpoint_of("llama"), "--num-pages", "256", "--drain-grace", "300") as process:
         try:
@@ -79,12 +89,17 @@ def wait_for(condition) -> None:
 
 
 class Reader(threading.Thread):
-    """Reads one long stream; `began` is set by its first item."""
+    """Reads the first item of a long stream, which sets `began`, and the others when told to.
+
+    Over a narrow connection the call cannot end meanwhile, however long this process waits for a
+    core.
+    """
 
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
         self.began = threading.Event()
+        self.may_go_on = threading.Event()
         self.items: list[Delta | Finished] = []
         self.error: RemoteError | None = None
 
@@ -94,6 +109,7 @@ class Reader(threading.Thread):
                 for item in client.generate("abc", LONG):
                     self.items.append(item)
                     self.began.set()
+                    assert self.may_go_on.wait(DEADLINE_SECONDS)
             except RemoteError as error:
                 self.error = error
 
@@ -103,7 +119,7 @@ class Reader(threading.Thread):
 
 
 @pytest.mark.slow
-def test_clients_then_sigterm_lets_a_running_stream_end(served, capsys, tmp_path):
+def test_clients_then_sigterm_lets_a_running_stream_end(served, narrow, capsys, tmp_path):
     tree = tmp_path / "tree.json"
     tree.write_text(json.dumps({"text": "abc", "branches": [{"text": "d"}, {"text": "e"}]}))
     server = ["--server", served.grpc_address]
@@ -119,24 +135,26 @@ def test_clients_then_sigterm_lets_a_running_stream_end(served, capsys, tmp_path
     reader.start_and_wait()
     served.process.send_signal(signal.SIGTERM)
     wait_for(lambda: served.status_of("/readyz") == 503)
+    reader.may_go_on.set()
     reader.join(DEADLINE_SECONDS)
     assert reader.error is None
     assert isinstance(reader.items[-1], Finished)
-    assert reader.items[-1].usage.completion_tokens == 2 * LONG.max_tokens
+    assert reader.items[-1].usage.completion_tokens == LONG.n * LONG.max_tokens
     ends = [i.finish_reason for i in reader.items if isinstance(i, Delta) and i.finish_reason]
-    assert ends == [FinishReason.LENGTH] * 2
+    assert ends == [FinishReason.LENGTH] * LONG.n
     assert served.process.wait(DEADLINE_SECONDS) == 0
     assert served.process.stderr.read() == ""
 
 
 @pytest.mark.slow
-def test_a_second_signal_stops_at_once(served):
+def test_a_second_signal_stops_at_once(served, narrow):
     reader = Reader(served.grpc_address)
     reader.start_and_wait()
     served.process.send_signal(signal.SIGTERM)
     wait_for(lambda: served.status_of("/readyz") == 503)
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(DEADLINE_SECONDS) == 0
+    reader.may_go_on.set()
     reader.join(DEADLINE_SECONDS)
     assert reader.error is not None
     assert reader.error.code == "UNAVAILABLE"

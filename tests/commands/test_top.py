@@ -54,7 +54,7 @@ class Terminal:
         """The screen, once it shows all of that."""
         screen = ""
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(200):
                 while not all(text in screen for text in wanted):
                     screen = await asyncio.to_thread(self.tmux, "capture-pane", "-p", "-t", "t")
                     await asyncio.sleep(0.05)
@@ -139,7 +139,7 @@ def test_an_interval_that_is_out_of_range_is_refused(interval, capsys):
 
 
 def test_a_server_that_is_not_there_is_one_line(capsys):
-    assert main(["top", "--once", "--server", "127.0.0.1:1", "--timeout", "2"]) == 1
+    assert main(["top", "--once", "--server", "127.0.0.1:1", "--timeout", "60"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("treeserve top: UNAVAILABLE")
     assert error.count("\n") == 1

@@ -59,7 +59,7 @@ def judged(
 
 def hasty(options: JudgeOptions, *codes: str) -> JudgeOptions:
     """With little time where a program is to run out of it, and only there: machines are busy."""
-    return replace(options, time_seconds=0.5) if "TLE" in codes else options
+    return replace(options, time_seconds=0.3) if "TLE" in codes else options
 
 
 def running(mark: str) -> list[int]:

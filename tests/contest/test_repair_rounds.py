@@ -12,6 +12,7 @@ from treeserve.commands.main import main
 from treeserve.contest.judging.verdict import Verdict
 from treeserve.contest.judging.verdict_file import read_verdicts
 from treeserve.contest.records.contest_problem import ContestProblem, StdioCase
+from treeserve.contest.sampling.background_judge import BackgroundJudge
 from treeserve.contest.sampling.feedback import feedback
 from treeserve.contest.sandbox import bubblewrap
 from treeserve.embedded import FEW_SHOT_FILE, PROBLEMS_FILE
@@ -78,7 +79,6 @@ def test_repairs_that_were_killed_go_on_to_what_an_undisturbed_run_has(sampling,
     options = ["--problems", "first:3", "--samples", "4", "--rounds", "2"]
     assert sampling.sample(*options, output=whole) == 0
     assert len(sampling.samples(whole)) == 3 * 4 * 3
-    killed_after(sampling, 3, *options)
     killed_after(sampling, 15, *options)
     assert sampling.sample(*options) == 0
     assert sampling.samples() == sampling.samples(whole)
@@ -127,12 +127,21 @@ def test_verdicts_need_the_sandbox_unless_told_otherwise(sampling, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_the_embedded_model_stops_at_a_problem_it_has_solved(tmp_path, capsys):
+def test_the_embedded_model_stops_at_a_problem_it_has_solved(tmp_path, monkeypatch, capsys):
+    """The judge is as fast as the model here: how much is drawn too much hangs on nothing else."""
     confined.confinement()
+    take = BackgroundJudge.take
+
+    def take_all(judge):
+        while judge._waiting:
+            judge._see(judge._results.get())
+        return take(judge)
+
+    monkeypatch.setattr(BackgroundJudge, "take", take_all)
     output = str(tmp_path / "samples.jsonl")
     command = ["contest", "sample", str(PROBLEMS_FILE), "-o", output, "--dtype", "float32"]
     command += ["--example-file", str(FEW_SHOT_FILE), "--examples", "4", "--max-tokens", "128"]
-    command += ["--problems", "first:6", "--samples", "48", "--num-pages", "1000"]
+    command += ["--problems", "first:3", "--samples", "48", "--num-pages", "1000"]
     assert main([*command, "--enough-passing", "2"]) == 0
     verdicts = str(tmp_path / "verdicts.jsonl")
     assert main(["contest", "judge", output, "--problems", str(PROBLEMS_FILE), "-o", verdicts]) == 0
@@ -141,7 +150,6 @@ def test_the_embedded_model_stops_at_a_problem_it_has_solved(tmp_path, capsys):
     for judged in read_verdicts(Path(verdicts)).samples:
         number[judged.problem_id] = number.get(judged.problem_id, 0) + 1
         passing[judged.problem_id] = passing.get(judged.problem_id, 0) + judged.verdict.passed
-    assert sum(number.values()) < 6 * 48
     assert any(count < 48 for count in number.values())
     assert all(passing[name] >= 2 for name, count in number.items() if count < 48)
     capsys.readouterr()

@@ -1,9 +1,13 @@
 """The judge: right programs pass, wrong ones are told apart, and hostile ones harm nothing."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from treeserve.contest import confined_child
 from treeserve.contest.compose import generate_problems
 from treeserve.contest.problem import Case, Problem
 from treeserve.contest.run_program import ProgramRunner, judge, judge_many
@@ -68,6 +72,27 @@ def test_a_program_that_no_timer_stops_costs_only_itself() -> None:
         verdict = runner.judge(PROBLEM, "print(sum(range(10 ** 12)))")
         assert verdict.outcome == "timeout"
         assert runner.judge(PROBLEM, PROBLEM.solution).passed
+
+
+HELD_UP = """
+import runpy, select, signal, sys
+child = runpy.run_path(sys.argv[1])
+signal.signal(signal.SIGPROF, child["_raise_time_is_up"])
+
+def held_up(code, text, run_case=child["_run_case"]):
+    select.select([], [], [], 0.6)
+    return run_case(code, text)
+
+child["run"].__globals__["_run_case"] = held_up
+print(child["run"]("print(int(input()) * 2)", ["1"], 0.5, 0.0))
+"""
+
+
+def test_a_machine_that_stands_still_takes_no_time_from_a_program() -> None:
+    """Nor a busy one: or a right program would fail beside others, and pass alone."""
+    command = [sys.executable, "-c", HELD_UP, str(Path(confined_child.__file__))]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed == "{'outputs': ['2\\n'], 'failure': None, 'detail': ''}\n"
 
 
 @pytest.mark.parametrize(

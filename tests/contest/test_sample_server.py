@@ -88,7 +88,7 @@ def test_an_interrupt_does_not_wait_until_a_sample_ends(sampling):
     """Samples of a large model take minutes."""
     command = [sys.executable, "-c", _INTERRUPTED, *sampling.words("--server", "127.0.0.1:1")]
     ended = subprocess.run(
-        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=120
+        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=280
     )
     assert ended.returncode == 130, ended.stderr
     assert ended.stderr.startswith("stopped: 0 of 80 samples are drawn; the same command goes on")

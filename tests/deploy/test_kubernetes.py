@@ -139,7 +139,7 @@ def test_the_arguments_of_the_container_start_a_server_that_its_probes_find(tmp_
             [endpoint] = MANIFESTS["servicemonitor"]["spec"]["endpoints"]
             for path in paths | {endpoint["path"]}:
                 url = f"https://{ready['http']}{path}"
-                with urllib.request.urlopen(url, timeout=30, context=context) as reply:
+                with urllib.request.urlopen(url, timeout=120, context=context) as reply:
                     assert reply.status == 200
         finally:
             process.terminate()

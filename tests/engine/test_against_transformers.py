@@ -4,8 +4,9 @@ Prompts share a prefix longer than the families' sliding windows, and steps are 
 prompts are computed in several chunks beside samples that decode.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
 import pytest
 import torch
@@ -57,43 +58,49 @@ def completion(sample) -> Completion:
     return Completion(sample.token_ids, tuple(entry.logprob for entry in sample.logprobs))
 
 
+@pytest.fixture(scope="module")
+def reference_of(checkpoint_of) -> Callable[[str], Callable[[tuple[int, ...]], Completion]]:
+    """From a family to what its model completes a prompt with; each prompt is completed once."""
+
+    @cache
+    def reference(family: str) -> Callable[[tuple[int, ...]], Completion]:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint_of(family), dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        return cache(lambda prompt: expected(model, list(prompt)))
+
+    return reference
+
+
 @pytest.fixture(params=sorted(FAMILIES))
-def folder(request, checkpoint_of) -> Path:
-    return checkpoint_of(request.param)
-
-
-@pytest.fixture
-def model(folder) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+def family(request) -> str:
+    return request.param
 
 
 @pytest.fixture(params=["always", "on", "off"])
-def llm(request, folder) -> LLM:
+def llm(request, family, checkpoint_of) -> LLM:
     return LLM(
-        str(folder), dtype="float32", sharing=request.param, num_pages=256, page_size=4,
-        token_budget=32,
+        str(checkpoint_of(family)), dtype="float32", sharing=request.param, num_pages=256,
+        page_size=4, token_budget=32,
     )  # fmt: skip
 
 
-def test_equal_to_transformers(llm, model):
+def test_equal_to_transformers(llm, family, reference_of):
+    reference = reference_of(family)
     trunk = ids(40, seed=1)
     prompts = [trunk + ids(length, seed=length) for length in (1, 7, 19)]
     prompts += [ids(3, seed=9), trunk, ids(1, seed=10)]
-    reference = {tuple(prompt): expected(model, prompt) for prompt in prompts}
 
     for result, prompt in zip(llm.generate(prompts, GREEDY), prompts, strict=True):
-        assert_equal(completion(result.samples[0]), reference[tuple(prompt)])
+        assert_equal(completion(result.samples[0]), reference(tuple(prompt)))
 
     late = trunk[:33] + ids(5, seed=11)
     arrivals = {0: prompts[0], 3: prompts[1], 4: late, 6: prompts[2], 7: prompts[0]}
     for prompt, actual in run_with_arrivals(llm, arrivals):
-        reference.setdefault(tuple(prompt), expected(model, prompt))
-        assert_equal(actual, reference[tuple(prompt)])
+        assert_equal(actual, reference(tuple(prompt)))
 
     for text, actual in run_three_levels(llm):
-        assert_equal(actual, expected(model, [1 + byte for byte in text.encode()]))
+        assert_equal(actual, reference(tuple(1 + byte for byte in text.encode())))
     llm.engine.scheduler.check()
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from engine.patient_engine import Patience
 
 from treeserve import LLM, InvalidRequest, SamplingParams
 from treeserve.engine import EngineFork, EngineRequest, RequestEnded, TokenEvent
@@ -114,7 +115,7 @@ def test_an_abort_after_the_deadline_changes_nothing(checkpoint_of):
 @pytest.mark.parametrize("bad", [{"request_id": "in use"}, {"num_public_tokens": 9}])
 async def test_a_malformed_request_is_refused_and_nobody_else_is_disturbed(checkpoint_of, bad):
     llm = make(checkpoint_of, num_pages=400)
-    loop = EngineLoop(llm.engine)
+    loop, patience = EngineLoop(llm.engine), Patience(llm.engine, 5)
     loop.start()
     good = EngineRequest("in use", (1, 2, 3), replace(PARAMS, max_tokens=300))
     stream = await loop.submit([good])
@@ -122,10 +123,11 @@ async def test_a_malformed_request_is_refused_and_nobody_else_is_disturbed(check
     with pytest.raises(ValueError, match=r"in use|public tokens"):
         await loop.submit([beside, replace(beside, **{"request_id": "other", **bad})])
     assert loop.healthy
+    patience.go_on()
     ended = [e for events in [e async for e in stream] for e in events][-1]
     assert isinstance(ended, RequestEnded)
     assert ended.error is None
-    assert await loop.drain(30)
+    assert await loop.drain(60)
     with pytest.raises(EngineStopped):
         await loop.submit([beside])
     loop.stop()

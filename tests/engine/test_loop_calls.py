@@ -70,10 +70,10 @@ async def test_one_whose_caller_went_away_is_not_started(loop):
 
     def block(engine):
         blocked.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
     blocking = asyncio.ensure_future(loop.call(block))
-    await asyncio.to_thread(blocked.wait, 30)
+    await asyncio.to_thread(blocked.wait, 60)
     abandoned = asyncio.ensure_future(loop.call(lambda engine: ran.append("abandoned")))
     kept = asyncio.ensure_future(loop.call(lambda engine: ran.append("kept")))
     await asyncio.sleep(0)
@@ -89,11 +89,11 @@ async def test_calls_that_a_stop_overtakes_end_with_engine_stopped(loop):
 
     def block(engine):
         blocked.set()
-        go_on.wait(30)
+        go_on.wait(60)
         return "done"
 
     first = asyncio.ensure_future(loop.call(block))
-    await asyncio.to_thread(blocked.wait, 30)
+    await asyncio.to_thread(blocked.wait, 60)
     stopping = asyncio.ensure_future(asyncio.to_thread(loop.stop))
     while loop._inbox.empty():
         await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def test_a_loop_that_never_started_takes_no_calls(built):
 
 
 async def test_calls_are_answered_while_the_engine_drains(loop):
-    assert await loop.drain(10)
+    assert await loop.drain(60)
     assert await loop.call(lambda engine: engine.has_work()) is False
 
 

@@ -1,6 +1,8 @@
-"""`treeserve` with an engine whose books go wrong at the first prompt that says so."""
+"""`treeserve` with an engine that waits, until its books go wrong at a prompt that says so."""
 
 import sys
+
+from faults.engine_that_waits import hold_engines
 
 from treeserve.commands.main import main
 from treeserve.scheduler.scheduler import Scheduler
@@ -11,12 +13,13 @@ FATAL = 317
 
 def _break_books() -> None:
     schedule, add = Scheduler.schedule, Scheduler.add
-    broken = []
+    broken, held = [], hold_engines()
 
     def add_and_look(self, request):
         add(self, request)
         if FATAL in request.prompt:
             broken.append(request)
+            held[0].release()
 
     def schedule_unless_broken(self):
         if broken:

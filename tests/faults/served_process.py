@@ -16,6 +16,13 @@ from treeserve.pb import generation_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 120
+TREESERVE = ("-m", "treeserve")
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+_OF_SCRIPTS = {
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+    # `treeserve` says so itself, before it imports what a script has imported by then.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 _READY = re.compile(r"is ready: grpc (\S+), http (\S+), ")
 
 
@@ -38,9 +45,9 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    model: Path, *options: str, program: tuple[str, ...] = ("-m", "treeserve"), port: int = 0
+    model: Path, *options: str, program: tuple[str, ...] = TREESERVE, port: int = 0
 ) -> AsyncIterator[Served]:
-    """Killed in the end, if it still runs."""
+    """Killed in the end, if it still runs; `program` may be a script in its place."""
     address = f"127.0.0.1:{port}"
     command = [sys.executable, *program, "serve", "--model", str(model), "--grpc-address", address]
     process = await asyncio.create_subprocess_exec(
@@ -48,7 +55,7 @@ async def served(
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **_ENVIRONMENT, **({} if program == TREESERVE else _OF_SCRIPTS)},
     )
     try:
         line = (await process.stdout.readline()).decode()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faults.spotless import TRUNK, nothing_is_held, serves, spotless_house
+from faults.spotless import TRUNK, WAIT_SECONDS, nothing_is_held, serves, spotless_house
 from running_service import Told, collect, parameters
 from server.side_house import House, prefix
 
@@ -53,6 +53,15 @@ def request(text: str, max_tokens: int, n: int = 1) -> pb.GenerateRequest:
     return pb.GenerateRequest(text=text, n=n, params=params)
 
 
+def start(house: House, asked: pb.GenerateRequest) -> "asyncio.Task[Told]":
+    return asyncio.create_task(collect(house.generation.Generate(asked)))
+
+
+async def num_waiting_of(house: House) -> int:
+    counts = await house.loop.look(lambda engine: engine.scheduler.counts())
+    return counts.waiting_requests
+
+
 def ends_of(told: Told) -> list[int]:
     samples = (sample for message in told.messages for sample in message.samples)
     return [sample.finish_reason for sample in samples if sample.finish_reason]
@@ -76,15 +85,15 @@ async def test_only_those_in_the_failed_step_end_and_those_who_wait_are_served(
             return True
 
         with failing(house, fault, when):
-            all_run = asyncio.create_task(
-                house.step_with(lambda numbers: numbers.running_samples >= num_running)
-            )
-            long = [house.generation.Generate(request(f"{k} {TRUNK}", 800)) for k in range(4)]
-            started = [asyncio.create_task(collect(stream)) for stream in long]
-            await all_run
-            short = [house.generation.Generate(request(f"{k}{TRUNK}", 9)) for k in range(8)]
-            waited = await asyncio.gather(*(collect(stream) for stream in short))
-            failed = await asyncio.gather(*started)
+            async with house.held.standing(num_requests=num_running, num_steps=1) as stands:
+                long = [start(house, request(f"{k} {TRUNK}", 50)) for k in range(num_running)]
+                await stands()
+                short = [start(house, request(f"{k}{TRUNK}", 9)) for k in range(num_waiting)]
+                async with asyncio.timeout(WAIT_SECONDS):
+                    while await num_waiting_of(house) < num_waiting:
+                        pass
+            waited = await asyncio.gather(*short)
+            failed = await asyncio.gather(*long)
         assert in_the_step == [num_running]
         assert [ends_of(told) for told in failed] == [[FAILED]] * num_running
         assert [ends_of(told) for told in waited] == [[ENDED]] * num_waiting

@@ -1,13 +1,16 @@
 """Servers that end: drained under load, out of grace, failed, killed, restarted."""
 
 import asyncio
+import random
 import signal
 import socket
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 from faults.engine_that_fails import FATAL
+from faults.engine_that_waits import NUM_STREAMS
 from faults.served_process import Served, channel_to, connected, served
 from faults.spotless import began
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,10 +22,10 @@ from treeserve.pb import generation_pb2_grpc
 
 pytestmark = pytest.mark.slow
 
-NUM_STREAMS = 12
 NUM_TOKENS = 300
 """Of a stream that may be cut off."""
-FAILING = str(Path(__file__).parent / "engine_that_fails.py")
+FAILING = (str(Path(__file__).parent / "engine_that_fails.py"),)
+WAITING = (str(Path(__file__).parent / "engine_that_waits.py"),)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -54,18 +57,34 @@ class Load:
         return [asyncio.create_task(outcome_of(stream)) for stream in self._streams]
 
 
-async def is_draining(stub) -> None:
-    """New calls are refused, over a connection that has running ones."""
-    while (await outcome_of(stub.Generate(request(0, 1)))).code == "OK":
-        pass
+@asynccontextmanager
+async def health_of(channel):
+    """A function that waits until the server says that it serves, or that it does not."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), wait_for_ready=True
+    )
+
+    async def until(status) -> None:
+        while (await watch.read()).status != status:
+            pass
+
+    yield until
+    watch.cancel()
 
 
 async def test_a_drain_under_load_ends_every_stream_well_and_takes_no_new_call(model, overlap):
-    async with served(model, *overlap, "--drain-grace", "120") as server, connected(server) as stub:
-        tasks = await Load(stub, 400).begin()
+    options = *overlap, "--drain-grace", "120"
+    async with (
+        served(model, *options, program=WAITING) as server,
+        channel_to(server) as channel,
+        health_of(channel) as until,
+    ):
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        tasks = await Load(stub, NUM_TOKENS).begin()
         server.signal(signal.SIGTERM)
-        await is_draining(stub)
+        await until(NOT_SERVING)
         refused = await outcome_of(stub.Generate(request(0, 1)))
+        server.signal(signal.SIGUSR1)
         codes = {outcome.code for outcome in await asyncio.gather(*tasks)}
         status, said = await server.end()
     assert (refused.code, refused.details) == ("UNAVAILABLE", "the server is draining")
@@ -77,11 +96,16 @@ async def test_a_drain_under_load_ends_every_stream_well_and_takes_no_new_call(m
 async def test_what_a_drain_does_not_wait_for_is_unavailable_and_the_exit_is_clean(model, end):
     grace = "120" if end == "a second signal" else "0.01"
     options = "--num-pages", "2048", "--drain-grace", grace
-    async with served(model, *options) as server, connected(server) as stub:
-        tasks = await Load(stub, 900).begin()
+    async with (
+        served(model, *options, program=WAITING) as server,
+        channel_to(server) as channel,
+        health_of(channel) as until,
+    ):
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        tasks = await Load(stub, NUM_TOKENS).begin()
         server.signal(signal.SIGTERM)
         if end == "a second signal":
-            await is_draining(stub)
+            await until(NOT_SERVING)
             server.signal(signal.SIGTERM)
         codes = {outcome.code for outcome in await asyncio.gather(*tasks)}
         status, said = await server.end()
@@ -91,15 +115,13 @@ async def test_what_a_drain_does_not_wait_for_is_unavailable_and_the_exit_is_cle
 
 async def test_an_engine_that_cannot_go_on_says_so_through_health_and_exits_with_1(model, overlap):
     fatal = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5, FATAL]), params=parameters(3))
-    program = (FAILING,)
-    async with served(model, *overlap, program=program) as server, connected(server) as stub:
-        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-            assert (await watch.read()).status == SERVING
-            tasks = await Load(stub, 900).begin()
+    async with served(model, *overlap, program=FAILING) as server, connected(server) as stub:
+        async with channel_to(server) as channel, health_of(channel) as until:
+            await until(SERVING)
+            tasks = await Load(stub, NUM_TOKENS).begin()
             error = await error_of(stub.Generate(fatal))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert (await watch.read()).status == NOT_SERVING
+            await until(NOT_SERVING)
             codes = {outcome.code for outcome in await asyncio.gather(*tasks)}
         status, said = await server.end()
     assert codes == {"UNAVAILABLE"}
@@ -108,9 +130,12 @@ async def test_an_engine_that_cannot_go_on_says_so_through_health_and_exits_with
     assert "the engine cannot go on, and the server ends" in said
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+def lasting_port() -> int:
+    """One that stays free: who asks for any is given a higher one, and this is bound twice."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("all ports are taken")
 
 
 async def until_served(channel, asked: pb.GenerateRequest) -> list[int]:
@@ -120,7 +145,9 @@ async def until_served(channel, asked: pb.GenerateRequest) -> list[int]:
     while True:
         try:
             if was_refused:
-                await is_well(channel)
+                async with health_of(channel) as until:
+                    # One that loads its model is reached and serves nobody.
+                    await until(SERVING)
             return (await collect(stub.Generate(asked, wait_for_ready=True))).tokens()
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -128,18 +155,9 @@ async def until_served(channel, asked: pb.GenerateRequest) -> list[int]:
             was_refused = True
 
 
-async def is_well(channel) -> None:
-    """Waits until the server says so: one that loads its model is reached and serves nobody."""
-    health = health_pb2_grpc.HealthStub(channel)
-    watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-    while (await watch.read()).status != SERVING:
-        pass
-    watch.cancel()
-
-
 async def test_callers_of_a_server_that_is_killed_and_restarted_are_served_the_same(model):
     """Streams are cut off and, sent again, draw what they would have drawn."""
-    port = free_port()
+    port = lasting_port()
     options = "--num-pages", "2048"
 
     def asked(number: int) -> "asyncio.Task[list[int]]":

@@ -62,7 +62,10 @@ async def test_invalid_argument_names_the_field_whichever_method_it_came_to(hous
 
 async def test_resource_exhausted_says_when_to_try_again(options):
     """Of Generate, GenerateTree, Fork and Warm, while as many calls run as there may be."""
-    async with spotless_house(options, load=LoadConfig(max_calls=1)) as house:
+    async with (
+        spotless_house(options, load=LoadConfig(max_calls=1)) as house,
+        house.held.standing(),
+    ):
         running = house.generation.Generate(long_request())
         request_id = await began(running)
         tree = pb.GenerateTreeRequest(tree=pb.TreeNode(text="a"))
@@ -84,13 +87,16 @@ async def test_deadline_exceeded_ends_the_work_too(house):
     tree = pb.TreeNode(text=TRUNK, branches=[pb.TreeNode(text="a")], params=long_parameters())
     # Not cached by what came before, so that it cannot be done at once.
     warm = prefix_pb2.WarmRequest(prefix=prefix(TRUNK[::-1]))
-    for method, request, timeout in (
-        (house.generation.Generate, long_request(n=50), 0.02),
-        (house.generation.GenerateTree, pb.GenerateTreeRequest(tree=tree), 1e-4),
-        (house.prefix.Warm, warm, 1e-5),
+    never = 1 << 30
+    for method, request, timeout, num_requests in (
+        (house.generation.Generate, long_request(n=50), 0.02, 1),
+        (house.generation.GenerateTree, pb.GenerateTreeRequest(tree=tree), 1e-4, 1),
+        # It is done in one step, and so it has none.
+        (house.prefix.Warm, warm, 1e-5, never),
     ):
-        error = await error_of(method(request, timeout=timeout))
-        assert error.code() is CODE.DEADLINE_EXCEEDED
+        async with house.held.standing(num_requests=num_requests):
+            error = await error_of(method(request, timeout=timeout))
+            assert error.code() is CODE.DEADLINE_EXCEEDED
         await nothing_is_held(house)
 
 
@@ -106,10 +112,11 @@ async def test_cancelled_ends_the_work_too(house):
         (house.generation.GenerateTree, pb.GenerateTreeRequest(tree=tree)),
         (house.generation.Fork, fork),
     ):
-        stream = method(request)
-        await began(stream)
-        stream.cancel()
-        assert await stream.code() is CODE.CANCELLED
+        async with house.held.standing():
+            stream = method(request)
+            await began(stream)
+            stream.cancel()
+            assert await stream.code() is CODE.CANCELLED
         await nothing_is_held(house)
 
 
@@ -163,11 +170,12 @@ async def test_failed_precondition_says_what_the_server_lacks(house, options):
         house.generation.CountTokens(pb.CountTokensRequest(chat=chat)),
     ):
         assert (await error_of(lacking)).code() is CODE.FAILED_PRECONDITION
-    running = house.generation.Generate(long_request())
-    await began(running)
-    busy = await error_of(house.admin.Calibrate(admin_pb2.CalibrateRequest(seconds=1)))
-    assert busy.code() is CODE.FAILED_PRECONDITION
-    running.cancel()
+    async with house.held.standing():
+        running = house.generation.Generate(long_request())
+        await began(running)
+        busy = await error_of(house.admin.Calibrate(admin_pb2.CalibrateRequest(seconds=1)))
+        assert busy.code() is CODE.FAILED_PRECONDITION
+        running.cancel()
     async with spotless_house(options) as without_folder:
         save = prefix_pb2.SaveRequest(name="n", prefix=prefix("a"))
         error = await error_of(without_folder.prefix.Save(save))
@@ -226,14 +234,15 @@ READY_NO_MORE = ("Generate", "GenerateTree", "Fork", "Tokenize", "Warm", "Retain
 async def test_unavailable_is_said_while_a_server_drains_and_running_calls_end_well(options):
     """Of all but Abort and administration; the running stream loses nothing."""
     async with spotless_house(options) as house:
-        running = house.generation.Generate(long_request())
-        await began(running)
-        draining = house.admin.Drain(admin_pb2.DrainRequest())
-        while (await house.admin.GetStatus(admin_pb2.GetStatusRequest())).phase == "ready":
-            pass
-        for method in READY_NO_MORE:
-            code, details = await call(house, method, b"")
-            assert (code, details) == (CODE.UNAVAILABLE, "the server is draining"), method
+        async with house.held.standing():
+            running = house.generation.Generate(long_request())
+            await began(running)
+            draining = house.admin.Drain(admin_pb2.DrainRequest())
+            while (await house.admin.GetStatus(admin_pb2.GetStatusRequest())).phase == "ready":
+                pass
+            for method in READY_NO_MORE:
+                code, details = await call(house, method, b"")
+                assert (code, details) == (CODE.UNAVAILABLE, "the server is draining"), method
         told = await collect(running)
         assert told.last().finish_reason == pb.FINISH_REASON_LENGTH
         assert (await draining).all_ended

@@ -79,13 +79,14 @@ async def test_a_key_revoked_in_mid_stream_opens_no_new_call_and_its_stream_ends
     async with spotless_house(options) as house:
         key = house.new_key("acme")
         request = pb.GenerateRequest(text=TRUNK, params=long_parameters())
-        stream = house.generation.Generate(request, metadata=key)
-        await began(stream)
-        revoke_key(house.key_file, key_id_of(key))
-        house.server.reload()
-        for method in METHODS:
-            assert (await call(house, method, b"", key))[0] is CODE.UNAUTHENTICATED, method
-        assert (await error_of(stream)).code() is CODE.UNAUTHENTICATED
+        async with house.held.standing():
+            stream = house.generation.Generate(request, metadata=key)
+            await began(stream)
+            revoke_key(house.key_file, key_id_of(key))
+            house.server.reload()
+            for method in METHODS:
+                assert (await call(house, method, b"", key))[0] is CODE.UNAUTHENTICATED, method
+            assert (await error_of(stream)).code() is CODE.UNAUTHENTICATED
 
 
 @asynccontextmanager
@@ -237,19 +238,20 @@ async def test_what_another_tenant_names_is_answered_as_if_it_were_nowhere(optio
         told = await a.generate()
         retained = await a.retain()
         await a.save("mine")
-        running = house.generation.Generate(
-            pb.GenerateRequest(text=TRUNK, params=long_parameters()), metadata=a.key
-        )
-        live = await began(running)
-        for theirs in (told.request_id, live):
-            for method, request in (
-                ("Fork", lambda name: pb.ForkRequest(parent=pb.ForkParent(request_id=name))),
-                ("Abort", lambda name: pb.AbortRequest(request_id=name)),
-            ):
-                code, details = await b.refused(house.generation, method, request(theirs))
-                nowhere = await b.refused(house.generation, method, request("nowhere"))
-                assert (code, details.replace(theirs, "nowhere")) == nowhere
-                assert code is CODE.NOT_FOUND
+        async with house.held.standing():
+            running = house.generation.Generate(
+                pb.GenerateRequest(text=TRUNK, params=long_parameters()), metadata=a.key
+            )
+            live = await began(running)
+            for theirs in (told.request_id, live):
+                for method, request in (
+                    ("Fork", lambda name: pb.ForkRequest(parent=pb.ForkParent(request_id=name))),
+                    ("Abort", lambda name: pb.AbortRequest(request_id=name)),
+                ):
+                    code, details = await b.refused(house.generation, method, request(theirs))
+                    nowhere = await b.refused(house.generation, method, request("nowhere"))
+                    assert (code, details.replace(theirs, "nowhere")) == nowhere
+                    assert code is CODE.NOT_FOUND
         for method, request, theirs, none in (
             ("Release", lambda n: prefix_pb2.ReleaseRequest(id=n), retained, 9),
             ("Restore", lambda n: prefix_pb2.RestoreRequest(name=n), "mine", "none"),

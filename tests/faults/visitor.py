@@ -1,4 +1,4 @@
-"""A client process with many streams without end, which says when all draw: to be killed then."""
+"""A client process with many long streams, which says when all draw: to be killed then."""
 
 import asyncio
 import sys
@@ -15,18 +15,20 @@ async def visit(address: str, key: str, num_streams: int) -> None:
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
 
         async def stream(number: int, began: asyncio.Event) -> None:
-            params = pb.Parameters(stopping=pb.Stopping(max_tokens=600, ignore_eos=True))
+            params = pb.Parameters(
+                sampling=pb.Sampling(seed=7), stopping=pb.Stopping(max_tokens=600, ignore_eos=True)
+            )
             request = pb.GenerateRequest(text=f"{number} comes", params=params)
-            while True:
-                async for message in stub.Generate(request, metadata=metadata):
-                    if message.samples:
-                        began.set()
+            async for message in stub.Generate(request, metadata=metadata):
+                if message.samples:
+                    began.set()
 
         events = [asyncio.Event() for _ in range(num_streams)]
-        streams = [asyncio.create_task(stream(k, event)) for k, event in enumerate(events)]
-        await asyncio.gather(*(event.wait() for event in events))
-        print("all draw", flush=True)
-        await asyncio.gather(*streams)
+        async with asyncio.TaskGroup() as group:
+            for number, event in enumerate(events):
+                group.create_task(stream(number, event))
+            await asyncio.gather(*(event.wait() for event in events))
+            print("all draw", flush=True)
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def test_every_head_size_has_a_tiling_for_every_shape():
                 assert attention_config(head_dim, dtype, shape).num_warps in (4, 8)
 
 
-@pytest.mark.parametrize("num_programs", [1, 2, 3, 7, 60])
+@pytest.mark.parametrize("num_programs", [1, 7, 60])
 def test_launches_share_counters_and_leave_them_at_zero(num_programs):
     """More units than any fixed share of them, and fewer; each launch finds what the last left."""
     case = make_case(

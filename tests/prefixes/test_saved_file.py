@@ -69,14 +69,14 @@ def test_no_part_of_a_file_passes_for_all_of_it():
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_arbitrary_bytes_are_refused(data):
     with pytest.raises(Damaged):
         unpack(data, FINGERPRINT, LIMITS)
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_other_content_between_the_same_ends_is_refused(data):
     start = data.draw(st.integers(0, len(WHOLE)))
     end = data.draw(st.integers(start, len(WHOLE)))

@@ -50,8 +50,10 @@ def followers(llm: LLM) -> "list[subprocess.Popen[str]]":
 
 @needs_accelerate
 @pytest.mark.slow
-def test_the_same_tokens_as_one_process(checkpoint_of):
+def test_the_same_tokens_as_one_process(checkpoint_of, monkeypatch):
     """With steps that overlap, so that rows need tokens which only rank 0 has drawn."""
+    # One that is slow to end is not one that hangs.
+    monkeypatch.setattr("treeserve.ranks.processes._END_SECONDS", SECONDS)
     folder = checkpoint_of("gemma2")
     tokens, scores = drawn(load(folder, 1))
     llm = load(folder, 2, overlap="on")
@@ -78,7 +80,8 @@ def test_a_server_under_load_loses_a_rank_and_ends(victim, checkpoint_of):
 
     command = [sys.executable, "-m", "treeserve", "serve", "--model", str(checkpoint_of("llama"))]
     addresses = ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
-    options = ["--tensor-parallel", "2", "--num-pages", "256"]
+    # One sample after another: nobody need be quick to kill before all are drawn.
+    options = ["--tensor-parallel", "2", "--num-pages", "256", "--max-running", "1"]
     with subprocess.Popen(
         [*command, *addresses, *options],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -89,7 +92,8 @@ def test_a_server_under_load_loses_a_rank_and_ends(victim, checkpoint_of):
             address = line.split("grpc ")[1].split(",")[0]
             [follower] = children(process.pid)
             with Client(address) as client:
-                stream = client.generate("abc", SamplingParams(max_tokens=900, ignore_eos=True))
+                params = SamplingParams(n=64, max_tokens=900, ignore_eos=True)
+                stream = client.generate("abc", params)
                 next(iter(stream))
                 os.kill(process.pid if victim == "first" else follower, signal.SIGKILL)
                 with pytest.raises(RemoteError) as caught:
@@ -106,13 +110,19 @@ def test_a_server_under_load_loses_a_rank_and_ends(victim, checkpoint_of):
 
 def children(pid: int) -> list[int]:
     """Of a process, those that are followers."""
-    every = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    every = {int(child) for task in tasks for child in read(task / "children").split()}
+    return [
+        child for child in every if b"treeserve.follower" in read(Path(f"/proc/{child}/cmdline"))
     ]
-    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in every}
-    return [child for child, line in lines.items() if b"treeserve.follower" in line]
+
+
+def read(file: Path) -> bytes:
+    """Of /proc; nothing where what it tells of has ended."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @needs_accelerate

@@ -78,13 +78,7 @@ class Traffic:
                 assert outputs[request_id, index] == run_alone(each, index, ALPHABET)
 
 
-@settings(
-    max_examples=NUM_SCHEMAS,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(max_examples=NUM_SCHEMAS, suppress_health_check=list(HealthCheck))
 @given(
     data=st.data(),
     schema=schemas(),

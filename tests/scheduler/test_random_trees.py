@@ -9,7 +9,7 @@ from treeserve.config import SchedulerConfig
 from treeserve.scheduler.scheduler import Scheduler
 
 NUM_SEEDS = 60
-NUM_CHECKED_SEEDS = 40
+NUM_CHECKED_SEEDS = 25
 MIN_TREES, MIN_STEPS = 500, 5000
 MIN_CHECKED_OPERATIONS = 500
 """Of each checked seed: all of them together are tens of thousands."""

@@ -44,6 +44,12 @@ class Tab:
     async def go(self, url: str) -> None:
         await self.send("Page.navigate", url=url)
 
+    async def reload(self) -> None:
+        """The page anew; the old one is gone at the end."""
+        await self.run("window.isOld = true")
+        await self.send("Page.reload")
+        await self.until("!window.isOld")
+
     async def run(self, script: str) -> Any:
         """The value of an expression, awaited if it is a promise."""
         answer = await self.send(
@@ -52,7 +58,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, script: str, within_seconds: float = 30) -> Any:
+    async def until(self, script: str, within_seconds: float = 120) -> Any:
         """Ask again until an expression has a value that is true."""
         try:
             async with asyncio.timeout(within_seconds):
@@ -125,7 +131,7 @@ class Browser:
             message["sessionId"] = session
         answer = self._answers[self._last_id] = asyncio.get_running_loop().create_future()
         os.write(self._descriptor, json.dumps(message).encode() + b"\0")
-        return await asyncio.wait_for(answer, 60)
+        return await asyncio.wait_for(answer, 120)
 
     async def open(self) -> Tab:
         target = await self.send("Target.createTarget", url="about:blank")

@@ -106,7 +106,7 @@ async def fetch(
 
     def get() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(request, timeout=30, context=tls) as reply:
+            with urllib.request.urlopen(request, timeout=60, context=tls) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:

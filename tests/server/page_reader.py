@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +31,19 @@ class Reply:
 
     async def event(self, kind: str) -> Any:
         """The next event of a kind."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 for block in (await self.chunk()).decode().split("\n\n"):
                     name, _, data = block.partition("\n")
                     if name == f"event: {kind}":
                         return json.loads(data.removeprefix("data: "))
+
+    async def picture(self, is_it: Callable[[Any], bool]) -> Any:
+        """The next picture that is it; others may be drawn in the middle of a change."""
+        async with asyncio.timeout(60):
+            while not is_it(picture := await self.event("tree")):
+                pass
+        return picture
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from held_engine import HeldEngine
 from server.listening import bearer
 
 from treeserve.building import BuiltEngine, build_engine
@@ -77,7 +78,7 @@ class House:
     metrics: Metrics
 
     def __post_init__(self) -> None:
-        self.awaited: tuple | None = None
+        self.held = HeldEngine(self.built.engine)
         self.keys: dict[str, tuple[tuple[str, str], ...]] = {}
         self.own_key = key = self.key_of(HOME)
         self.generation = WithKey(generation_pb2_grpc.GenerationServiceStub(self.channel), key)
@@ -133,21 +134,9 @@ class House:
         """Waits for it: a client knows of the end of a call a little before the server does."""
         assert await self.server._calls.wait_until_empty(within_seconds)
 
-    async def step_with(self, is_it: Callable[[StepNumbers], bool]) -> None:
-        """Waits for the end of a step with such numbers."""
-        self.awaited = awaited = (is_it, asyncio.get_running_loop(), asyncio.Event())
-        async with asyncio.timeout(60):
-            await awaited[2].wait()
-
-    def observe(self, numbers: StepNumbers) -> None:
-        """Called in the engine's thread after every step."""
-        if self.awaited is not None and self.awaited[0](numbers):
-            (_, loop, event), self.awaited = self.awaited, None
-            loop.call_soon_threadsafe(event.set)
-
     async def check(self) -> None:
         """The books balance, and nothing is held by anybody."""
-        assert await asyncio.to_thread(self.loop._wait_until_idle, 30)
+        assert await asyncio.to_thread(self.loop._wait_until_idle, 60)
 
         def check(engine) -> None:
             engine.scheduler.check()
@@ -186,14 +175,13 @@ async def running_house(
         # Changes are looked at when a test says so.
         access = AccessConfig(api_keys=key_file, reload_seconds=1e6)
         addresses = {"grpc_address": ANY, "http_address": ANY, "admin_address": ANY}
-        given = {"drain_grace_seconds": 20, **addresses, "access": access, **config}
+        given = {"drain_grace_seconds": 60, **addresses, "access": access, **config}
         server = Server(ServerConfig(**given), metrics, watch)
         await server.start()
 
         def observe(numbers: StepNumbers) -> None:
             metrics.observe_step(numbers)
             watch.observe(numbers, built.engine.scheduler.is_waiting)
-            house.observe(numbers)
 
         loop = EngineLoop(built.engine, observe)
         loop.start()

@@ -31,6 +31,7 @@ async def service(checkpoint_of) -> AsyncIterator[RunningService]:
 
 
 async def start(service, **kwargs):
+    """A stream that has drawn; the engine is to stand then, or it may be over."""
     call = service.stub.Generate(pb.GenerateRequest(text=TRUNK, params=long_parameters(), **kwargs))
     messages = aiter(call)
     told = Told([await anext(messages)])
@@ -40,10 +41,11 @@ async def start(service, **kwargs):
 
 
 async def test_a_request_ends_in_good_order_and_once(service):
-    call, told = await start(service, n=3)
-    request = pb.AbortRequest(request_id=told.request_id)
-    assert (await service.stub.Abort(request)).ended_samples == 3
-    assert (await service.stub.Abort(request)).ended_samples == 0
+    async with service.held.standing():
+        call, told = await start(service, n=3)
+        request = pb.AbortRequest(request_id=told.request_id)
+        assert (await service.stub.Abort(request)).ended_samples == 3
+        assert (await service.stub.Abort(request)).ended_samples == 0
     told.messages += [message async for message in call]
     assert {told.last(i).finish_reason for i in range(3)} == {pb.FINISH_REASON_ABORT}
     assert all(len(told.tokens(i)) < 400 for i in range(3))
@@ -52,9 +54,10 @@ async def test_a_request_ends_in_good_order_and_once(service):
 
 
 async def test_one_sample_ends_at_once_and_the_others_go_on(service):
-    call, told = await start(service, n=2)
-    request = pb.AbortRequest(request_id=told.request_id, sample_index=1)
-    assert (await service.stub.Abort(request)).ended_samples == 1
+    async with service.held.standing():
+        call, told = await start(service, n=2)
+        request = pb.AbortRequest(request_id=told.request_id, sample_index=1)
+        assert (await service.stub.Abort(request)).ended_samples == 1
     told.messages += [message async for message in call]
     assert told.last(1).finish_reason == pb.FINISH_REASON_ABORT
     assert told.last(0).finish_reason == pb.FINISH_REASON_LENGTH
@@ -66,10 +69,11 @@ async def test_a_subtree_ends_and_its_siblings_go_on(service):
     inner = pb.TreeNode(text="a", n=1, branches=[pb.TreeNode(text="x", n=2)])
     tree = pb.TreeNode(text=TRUNK, branches=[inner, pb.TreeNode(text="b")])
     tree.params.CopyFrom(long_parameters())
-    call = aiter(service.stub.GenerateTree(pb.GenerateTreeRequest(tree=tree)))
-    told = Told([await anext(call)])
-    request = pb.AbortRequest(request_id=told.request_id, path=[0])
-    assert (await service.stub.Abort(request)).ended_samples == 3
+    async with service.held.standing():
+        call = aiter(service.stub.GenerateTree(pb.GenerateTreeRequest(tree=tree)))
+        told = Told([await anext(call)])
+        request = pb.AbortRequest(request_id=told.request_id, path=[0])
+        assert (await service.stub.Abort(request)).ended_samples == 3
     told.messages += [message async for message in call]
     ended = {(0,): 1, (0, 0): 2}
     for path, n in ended.items():

@@ -27,30 +27,31 @@ async def activity(house, tenant: str = HOME, **request):
 async def test_a_call_is_listed_while_it_runs_and_no_longer(house):
     metadata = (*house.key_of(HOME), ("x-request-id", "mine"))
     request = generation_pb2.GenerateRequest(text="a long one", params=LONG)
-    call = house.generation.Generate(request, metadata=metadata)
-    while not (await call.read()).samples:
-        pass
-    [running] = (await activity(house)).calls
+    async with house.held.standing():
+        call = house.generation.Generate(request, metadata=metadata)
+        while not (await call.read()).samples:
+            pass
+        [running] = (await activity(house)).calls
     assert (running.call_id, running.namespace, running.method) == ("mine", HOME, "Generate")
     assert running.drawn_tokens >= 1
     assert 0 < running.first_token_seconds <= running.age_seconds
     call.cancel()
-    await house.calls_have_ended(30)
+    await house.calls_have_ended(60)
     assert not (await activity(house)).calls
 
 
 async def test_other_tenants_calls_are_theirs(house):
-    call = house.generation.Generate(
-        generation_pb2.GenerateRequest(text="a secret", params=LONG), metadata=house.key_of("other")
-    )
-    await call.read()
-    assert not (await activity(house)).calls
-    seen = await activity(house, all_namespaces=True)
-    assert [each.namespace for each in seen.calls] == ["other"]
-    cut = await activity(house, all_namespaces=True, max_calls=0)
-    assert (len(cut.calls), cut.left_out_calls) == (0, 1)
+    request = generation_pb2.GenerateRequest(text="a secret", params=LONG)
+    async with house.held.standing():
+        call = house.generation.Generate(request, metadata=house.key_of("other"))
+        await call.read()
+        assert not (await activity(house)).calls
+        seen = await activity(house, all_namespaces=True)
+        assert [each.namespace for each in seen.calls] == ["other"]
+        cut = await activity(house, all_namespaces=True, max_calls=0)
+        assert (len(cut.calls), cut.left_out_calls) == (0, 1)
     call.cancel()
-    await house.calls_have_ended(30)
+    await house.calls_have_ended(60)
 
 
 async def test_totals_grow_with_what_is_computed_and_drawn(house):

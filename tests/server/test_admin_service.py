@@ -47,7 +47,7 @@ def root_level():
 
 
 def endless(house: House, n: int = 1):
-    """Work for a second or so; with many samples, of which few fit in the pool, for much longer."""
+    """Work that has no end while the engine stands; of many samples, few fit in the pool."""
     stopping = generation_pb2.Stopping(max_tokens=900, ignore_eos=True)
     params = generation_pb2.Parameters(stopping=stopping)
     request = generation_pb2.GenerateRequest(text="go on", n=n, params=params)
@@ -123,19 +123,20 @@ async def test_every_method_needs_the_permission(house, method):
 
 
 async def test_a_drain_refuses_new_calls_and_waits_for_those_that_run(house):
-    running = endless(house)
-    await running.read()
-    health = health_pb2_grpc.HealthStub(house.channel)
-    watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
-    assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
-    draining = asyncio.ensure_future(house.admin.Drain(pb.DrainRequest()))
-    assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert (await house.admin.GetStatus(pb.GetStatusRequest())).phase == "draining"
-    error = await error_of(endless(house))
-    assert error.code() is CODE.UNAVAILABLE
-    assert not draining.done()
-    running.cancel()
-    answer = await draining
+    async with house.held.standing():
+        running = endless(house)
+        await running.read()
+        health = health_pb2_grpc.HealthStub(house.channel)
+        watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        draining = asyncio.ensure_future(house.admin.Drain(pb.DrainRequest()))
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (await house.admin.GetStatus(pb.GetStatusRequest())).phase == "draining"
+        error = await error_of(endless(house))
+        assert error.code() is CODE.UNAVAILABLE
+        assert not draining.done()
+        running.cancel()
+        answer = await draining
     assert (answer.all_ended, answer.running_calls) == (True, 0)
     again = await house.admin.Drain(pb.DrainRequest())
     assert again.all_ended
@@ -146,10 +147,11 @@ async def test_clearing_evicts_what_nobody_needs_and_says_how_much(house):
     await house.generate("x" * 100, max_tokens=1)
     assert (await house.admin.ClearCache(pb.ClearCacheRequest())).evicted_tokens == 100
     assert (await house.admin.ClearCache(pb.ClearCacheRequest())).evicted_tokens == 0
-    running = endless(house)
-    await running.read()
-    assert (await house.admin.ClearCache(pb.ClearCacheRequest())).evicted_tokens == 0
-    running.cancel()
+    async with house.held.standing():
+        running = endless(house)
+        await running.read()
+        assert (await house.admin.ClearCache(pb.ClearCacheRequest())).evicted_tokens == 0
+        running.cancel()
     await house.check()
 
 
@@ -172,7 +174,7 @@ async def test_a_level_that_is_none_is_named(house, root_level, level):
 
 async def test_the_status_counts_and_tells_versions_and_options(house):
     await house.generate("x" * 100, max_tokens=1)
-    await house.calls_have_ended(30)
+    await house.calls_have_ended(60)
     status = await house.admin.GetStatus(pb.GetStatusRequest())
     assert {"treeserve", "python", "torch", "transformers"} == set(status.versions)
     assert status.options["page_size"] == str(PAGE)
@@ -181,22 +183,24 @@ async def test_the_status_counts_and_tells_versions_and_options(house):
     assert status.counts["cached_pages"] == 7
     assert status.counts["total_pages"] == 64
     assert status.counts["running_samples"] == status.counts["running_calls"] == 0
-    running = endless(house, n=32)
-    await running.read()
-    status = await house.admin.GetStatus(pb.GetStatusRequest())
-    assert status.counts["running_calls"] == 1
-    assert 1 <= status.counts["running_samples"] < 32
-    running.cancel()
+    async with house.held.standing(lambda numbers: numbers.num_drawn > 0) as stands:
+        running = endless(house, n=32)
+        await stands()
+        status = await house.admin.GetStatus(pb.GetStatusRequest())
+        assert status.counts["running_calls"] == 1
+        assert 1 <= status.counts["running_samples"] < 32
+        running.cancel()
     await house.check()
 
 
 async def test_a_calibration_beside_requests_says_why_not(house):
-    running = endless(house)
-    await running.read()
-    error = await error_of(house.admin.Calibrate(pb.CalibrateRequest(seconds=1)))
-    assert error.code() is CODE.FAILED_PRECONDITION
-    assert "there are requests" in error.details()
-    running.cancel()
+    async with house.held.standing():
+        running = endless(house)
+        await running.read()
+        error = await error_of(house.admin.Calibrate(pb.CalibrateRequest(seconds=1)))
+        assert error.code() is CODE.FAILED_PRECONDITION
+        assert "there are requests" in error.details()
+        running.cancel()
     await house.check()
 
 

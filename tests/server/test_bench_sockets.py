@@ -77,7 +77,7 @@ async def test_a_call_that_fails_ends_its_stream_and_says_why(text_service, door
         through(door, server) as caller,
     ):
         request = caller.request(one("invalid text", 1, 1))
-        load = await closed_loop(caller, lambda index: request, 2, Window(0.0, 1.0))
+        load = await closed_loop(caller, lambda index: request, 2, Window(0.0, 0.05))
     assert [record.status for record in load.records] == ["INVALID_ARGUMENT"] * 2
     assert len(text_service.seen) == 2
     assert load.gone == ""

@@ -7,6 +7,7 @@ import pytest
 from server.listening import connected, generate, listening
 
 from treeserve.pb import generation_pb2 as pb
+from treeserve.server import endings
 from treeserve.server.call_log import open_record, text_of
 from treeserve.server.config import AccessConfig
 from treeserve.server.key_file import add_key
@@ -94,6 +95,22 @@ async def test_prompts_are_logged_where_that_is_asked_for(lines, text_service):
         "the text",
         {"text": "trunk", "branches": [{"text": "leaf"}]},
     ]
+
+
+@pytest.mark.parametrize("text", ["invalid n", "crash"])
+async def test_whoever_hears_that_a_call_has_failed_finds_its_line(
+    lines, text_service, text, monkeypatch
+):
+    told, abort = [], endings._abort
+
+    async def look_and_abort(*about) -> None:
+        told.append(len(lines()))
+        await abort(*about)
+
+    monkeypatch.setattr(endings, "_abort", look_and_abort)
+    async with listening(text_service, request_log=True) as server, connected(server) as stub:
+        assert (await generate(stub, text)).code != "OK"
+    assert told == [1]
 
 
 async def test_calls_leave_no_line_unless_it_is_asked_for(lines, text_service):

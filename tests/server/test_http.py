@@ -14,7 +14,7 @@ from treeserve.types import SamplingParams
 async def get(server, path: str) -> tuple[int, str]:
     def fetch() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{server.http_address}{path}", timeout=10) as reply:
+            with urllib.request.urlopen(f"http://{server.http_address}{path}", timeout=60) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from treeserve.forest import NO_PARENT, Forest, ForestNode
@@ -16,6 +16,14 @@ from treeserve.server.step_totals import StepTotals
 from treeserve.types import Delta, Finished, FinishReason, SampleTimings, StepNumbers, Usage
 
 NO_PLAN = PlanView((), 0, None, None, None)
+# The same forests every time, however slow the machine is that draws them.
+EXAMPLES = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 def forest_of(parents: list[int], pins: list[int], tokens: list[int] | None = None) -> Forest:
@@ -56,7 +64,7 @@ def forests(draw_value) -> Forest:
     return forest_of(parents, pins, tokens)
 
 
-@settings(max_examples=40, deadline=None)
+@EXAMPLES
 @given(forests())
 def test_every_node_is_drawn_or_counted_once(forest):
     picture = picture_of(forest)
@@ -69,7 +77,7 @@ def test_every_node_is_drawn_or_counted_once(forest):
         assert node["parent"] < place, "parents come first"
 
 
-@settings(max_examples=40, deadline=None)
+@EXAMPLES
 @given(forests())
 def test_nothing_is_wider_than_what_it_lies_in(forest):
     nodes = picture_of(forest)["nodes"]
@@ -80,7 +88,7 @@ def test_nothing_is_wider_than_what_it_lies_in(forest):
         assert node["weight"] > 0
 
 
-@settings(max_examples=40, deadline=None)
+@EXAMPLES
 @given(forests())
 def test_what_only_the_cache_holds_can_be_left_out(forest):
     picture = picture_of(forest, Wish(live_only=True))

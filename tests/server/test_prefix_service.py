@@ -52,7 +52,7 @@ async def test_nobody_finds_what_another_tenant_has_warmed(house):
 
 
 async def test_a_retained_prefix_outlives_what_is_used_as_much(house):
-    retain = pb.RetainRequest(prefix=prefix(TEXT), weight=20, ttl_seconds=100)
+    retain = pb.RetainRequest(prefix=prefix(TEXT), weight=20, ttl_seconds=10_000)
     await house.prefix.Warm(pb.WarmRequest(prefix=prefix(TEXT)))
     await house.prefix.Retain(retain)
     for letter in "abcdefgh":

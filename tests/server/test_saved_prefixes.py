@@ -146,7 +146,7 @@ async def test_a_prefix_that_is_being_computed_is_waited_for(options, tmp_path, 
         def step_and_wait():
             events = step()
             loop.call_soon_threadsafe(computing.set)
-            asked.wait(30)
+            asked.wait(120)
             return events
 
         async def call_and_tell(function):

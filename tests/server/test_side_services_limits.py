@@ -66,10 +66,10 @@ async def busy(house):
 
     def block(engine) -> None:
         blocked.set()
-        go_on.wait(30)
+        go_on.wait(120)
 
     blocking = asyncio.ensure_future(house.loop.call(block))
-    await asyncio.to_thread(blocked.wait, 30)
+    await asyncio.to_thread(blocked.wait, 60)
     house.loop.submit = submit_and_tell
     try:
         yield arrived
@@ -102,7 +102,7 @@ async def test_tokens_in_flight_of_generation_and_of_prefixes_are_one_sum(house)
         request = generation_pb2.GenerateRequest(text=TEXT, params=params)
         drawing = house.generation.Generate(request, metadata=key)
         reading = asyncio.ensure_future(drawing.read())
-        await asyncio.wait_for(arrived.wait(), 30)
+        await asyncio.wait_for(arrived.wait(), 60)
         error = await error_of(call_of(house, "Warm", key))
         assert "may have 100 tokens in flight, has 84, and asks for 24 more" in error.details()
     await reading
@@ -116,7 +116,7 @@ async def test_a_key_with_all_its_calls_in_flight_is_refused(house, method):
     key = house.new_key(max_requests=1)
     async with busy(house) as arrived:
         first = asyncio.ensure_future(call_of(house, "Warm", key))
-        await asyncio.wait_for(arrived.wait(), 30)
+        await asyncio.wait_for(arrived.wait(), 60)
         error = await error_of(call_of(house, method, key))
         assert error.code() is CODE.RESOURCE_EXHAUSTED
         assert error.details().startswith("max_requests: 1 calls of this API key run")
@@ -146,7 +146,7 @@ async def test_prefixes_wait_where_prompts_wait(options, tmp_path, method):
         assert error.details().startswith(f"request: has {len(TEXT) + 1} tokens")
         async with busy(house) as arrived:
             first = asyncio.ensure_future(call_of(house, "Warm"))
-            await asyncio.wait_for(arrived.wait(), 30)
+            await asyncio.wait_for(arrived.wait(), 60)
             error = await error_of(call_of(house, method))
             assert error.code() is CODE.RESOURCE_EXHAUSTED
             assert retry_seconds(error) >= 1
@@ -160,7 +160,7 @@ async def test_prefix_calls_are_among_the_calls_that_run_at_once(options, tmp_pa
     async with running_house(options, tmp_path, load=LoadConfig(max_calls=1)) as house:
         async with busy(house) as arrived:
             first = asyncio.ensure_future(call_of(house, "Warm"))
-            await asyncio.wait_for(arrived.wait(), 30)
+            await asyncio.wait_for(arrived.wait(), 60)
             error = await error_of(call_of(house, method))
             assert error.code() is CODE.RESOURCE_EXHAUSTED
             assert error.details().startswith("1 calls are running")

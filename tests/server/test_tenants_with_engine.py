@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from held_engine import HeldEngine
 from server.listening import bearer, connected, generate, listening, outcome_of
 
 from treeserve.building import BuiltEngine, build_engine
@@ -37,18 +39,21 @@ class Running:
     """A server with an engine behind it."""
 
     server: Server
-    built: BuiltEngine
+    loop: EngineLoop
+    held: HeldEngine
 
-    async def wait_until_idle(self) -> None:
-        async with asyncio.timeout(60):
-            while self.built.engine.has_work():
-                await asyncio.sleep(0)
+    async def check(self) -> None:
+        """Soon all has ended, and nothing is held."""
+        assert await self.server._calls.wait_until_empty(60)
+        assert await asyncio.to_thread(self.loop._wait_until_idle, 60)
 
-    def check(self) -> None:
-        counts = self.built.engine.scheduler.counts()
-        assert (counts.running_samples, counts.waiting_requests) == (0, 0)
-        assert counts.used_pages == counts.cached_pages
-        self.built.engine.scheduler.check()
+        def check(engine) -> None:
+            counts = engine.scheduler.counts()
+            assert (counts.running_samples, counts.waiting_requests) == (0, 0)
+            assert counts.used_pages == counts.cached_pages
+            engine.scheduler.check()
+
+        await self.loop.look(check)
 
 
 def build(checkpoint_of, max_running: int = 256, **limits) -> BuiltEngine:
@@ -62,12 +67,13 @@ def build(checkpoint_of, max_running: int = 256, **limits) -> BuiltEngine:
 @asynccontextmanager
 async def running(built: BuiltEngine, **options) -> AsyncIterator[Running]:
     observers = serve._Observers(Metrics(), EngineWatch(), None)
+    held = HeldEngine(built.engine)
     loop = EngineLoop(built.engine, partial(observers.observe, built.engine.scheduler.is_waiting))
     loop.start()
     text_service = TextService(loop, built.prompter)
     try:
         async with listening(text_service, observers.watch, **options) as server:
-            yield Running(server, built)
+            yield Running(server, loop, held)
     finally:
         loop.stop()
 
@@ -89,8 +95,7 @@ async def test_equal_prompts_of_two_tenants_share_nothing(checkpoint_of, tmp_pat
         first = await usage_of(stub, secrets["a"])
         stranger = await usage_of(stub, secrets["b"])
         second = await usage_of(stub, secrets["second of a"])
-        await house.wait_until_idle()
-        house.check()
+        await house.check()
     assert first.computed_tokens == first.prompt_tokens
     assert stranger.computed_tokens == stranger.prompt_tokens
     assert (stranger.cached_tokens, stranger.shared_in_flight_tokens) == (0, 0)
@@ -117,8 +122,7 @@ async def test_a_reader_that_is_cut_off_leaves_nothing_running(checkpoint_of):
     load = LoadConfig(max_buffered_bytes=1)
     async with running(built, load=load) as house, connected(house.server) as stub:
         outcome = await generate(stub, PROMPT, params=LONG, n=2)
-        await house.wait_until_idle()
-        house.check()
+        await house.check()
     assert (outcome.code, "too slow" in outcome.details) == ("RESOURCE_EXHAUSTED", True)
 
 
@@ -127,12 +131,25 @@ async def test_the_log_says_how_long_a_call_waited_in_the_queue(checkpoint_of, c
     caplog.set_level(logging.INFO, "treeserve.server.call_log")
     built = build(checkpoint_of, max_running=1)
     async with running(built, request_log=True) as house, connected(house.server) as stub:
-        calls = [generate(stub, text, params=LONG) for text in ("abc", "xyz")]
+        async with house.held.standing() as first_stands:
+            calls = [asyncio.create_task(generate(stub, "abc", params=LONG))]
+            await first_stands()
+            calls += [asyncio.create_task(generate(stub, "xyz", params=LONG))]
+            while not await house.loop.look(num_waiting):
+                pass
+            waits_from = time.monotonic()
+            assert await house.loop.look(num_waiting) == 1
+            waited = time.monotonic() - waits_from
         assert {outcome.code for outcome in await asyncio.gather(*calls)} == {"OK"}
     first, second = [entry.call for entry in caplog.records if hasattr(entry, "call")]
-    assert second["queue_seconds"] > first["first_token_seconds"]
+    assert first["queue_seconds"] == 0
+    assert second["queue_seconds"] > waited
     for call in (first, second):
         assert call["queue_seconds"] <= call["first_token_seconds"] <= call["total_seconds"]
+
+
+def num_waiting(engine) -> int:
+    return engine.scheduler.counts().waiting_requests
 
 
 async def test_what_the_server_refuses_takes_nothing_of_the_engine(checkpoint_of):
@@ -142,8 +159,7 @@ async def test_what_the_server_refuses_takes_nothing_of_the_engine(checkpoint_of
         outcome = await generate(stub, PROMPT, params=LONG, n=3)
         assert outcome.code == "INVALID_ARGUMENT"
         assert (await generate(stub, PROMPT, params=LONG, n=1)).code == "OK"
-        await house.wait_until_idle()
-        house.check()
+        await house.check()
 
 
 @pytest.mark.parametrize(

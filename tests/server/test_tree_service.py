@@ -307,7 +307,7 @@ async def test_watchers_that_go_leave_nothing(house, monkeypatch):
     for stream in streams:
         stream.cancel()
     for _ in streams:
-        await asyncio.wait_for(ended.acquire(), 30)
+        await asyncio.wait_for(ended.acquire(), 60)
     assert house.server.side.num_watchers == 0
 
 
@@ -351,10 +351,10 @@ async def test_a_look_that_somebody_gives_up_is_still_the_others(house):
 
     def block(engine) -> None:
         blocked.set()
-        go_on.wait(30)
+        go_on.wait(120)
 
     blocking = asyncio.ensure_future(house.loop.call(block))
-    await asyncio.to_thread(blocked.wait, 30)
+    await asyncio.to_thread(blocked.wait, 60)
     looking = house.backstage.inspection
     calls = [asyncio.ensure_future(looking.tree(Scope(HOME))) for _ in range(2)]
     await asyncio.sleep(0)

@@ -89,7 +89,7 @@ def open_service(checkpoint_of, keys) -> Open:
 
 
 async def begin(service: RunningService, key: tuple, **fields) -> tuple[object, Told]:
-    """A long request, once it has drawn."""
+    """A long request, once it has drawn; the engine is to stand then, or it may be over."""
     request = pb.GenerateRequest(text=TRUNK, params=long_parameters(), **fields)
     call, told = service.stub.Generate(request, metadata=key), Told()
     async for message in call:
@@ -165,11 +165,12 @@ async def test_ids_of_one_tenant_are_free_for_another(open_service, keys):
     mine, theirs = keys.new("acme"), keys.new("bolt")
     options = pb.RequestOptions(request_id="job-7")
     async with open_service() as service:
-        call, told = await begin(service, mine, options=options)
-        _, other = await begin(service, theirs, options=options)
-        assert (told.request_id, other.request_id) == ("job-7", "job-7")
-        abort = pb.AbortRequest(request_id="job-7")
-        assert (await service.stub.Abort(abort, metadata=theirs)).ended_samples == 1
+        async with service.held.standing(num_requests=2):
+            begun = (begin(service, key, options=options) for key in (mine, theirs))
+            (call, told), (_, other) = await asyncio.gather(*begun)
+            assert (told.request_id, other.request_id) == ("job-7", "job-7")
+            abort = pb.AbortRequest(request_id="job-7")
+            assert (await service.stub.Abort(abort, metadata=theirs)).ended_samples == 1
         told.messages += [message async for message in call]
         assert told.last().finish_reason == pb.FINISH_REASON_LENGTH
 
@@ -179,14 +180,15 @@ async def test_what_a_key_may_have_in_flight_counts_branches_and_holds_up_no_abo
 ):
     key = keys.new("acme", max_requests=1, max_tokens=len(TRUNK) + 400)
     async with open_service() as service:
-        call, told = await begin(service, key)
-        parent = pb.ForkParent(request_id=told.request_id, num_tokens=1)
-        fork = pb.ForkRequest(parent=parent, params=parameters(2))
-        error = await error_of(service.stub.Fork(fork, metadata=key))
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert error.details().startswith("max_requests: ")
-        abort = pb.AbortRequest(request_id=told.request_id)
-        assert (await service.stub.Abort(abort, metadata=key)).ended_samples == 1
+        async with service.held.standing():
+            call, told = await begin(service, key)
+            parent = pb.ForkParent(request_id=told.request_id, num_tokens=1)
+            fork = pb.ForkRequest(parent=parent, params=parameters(2))
+            error = await error_of(service.stub.Fork(fork, metadata=key))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert error.details().startswith("max_requests: ")
+            abort = pb.AbortRequest(request_id=told.request_id)
+            assert (await service.stub.Abort(abort, metadata=key)).ended_samples == 1
         told.messages += [message async for message in call]
         assert told.last().finish_reason == pb.FINISH_REASON_ABORT
         large = pb.ForkRequest(parent=parent, params=long_parameters())
@@ -208,26 +210,28 @@ async def test_quick_methods_count_towards_a_keys_calls_a_minute(open_service, k
 async def test_a_full_server_takes_aborts_and_no_branches(open_service, keys):
     key = keys.new("acme")
     async with open_service(load=LoadConfig(max_calls=1)) as service:
-        call, told = await begin(service, key)
-        parent = pb.ForkParent(request_id=told.request_id, num_tokens=1)
-        error = await error_of(service.stub.Fork(pb.ForkRequest(parent=parent), metadata=key))
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        abort = pb.AbortRequest(request_id=told.request_id)
-        assert (await service.stub.Abort(abort, metadata=key)).ended_samples == 1
+        async with service.held.standing():
+            call, told = await begin(service, key)
+            parent = pb.ForkParent(request_id=told.request_id, num_tokens=1)
+            error = await error_of(service.stub.Fork(pb.ForkRequest(parent=parent), metadata=key))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            abort = pb.AbortRequest(request_id=told.request_id)
+            assert (await service.stub.Abort(abort, metadata=key)).ended_samples == 1
         told.messages += [message async for message in call]
 
 
 async def test_a_draining_server_takes_aborts_and_no_branches(open_service, keys):
     key = keys.new("acme")
     async with open_service(drain_grace_seconds=60) as service:
-        call, told = await begin(service, key)
-        draining = asyncio.create_task(service.server.drain())
-        await asyncio.sleep(0)
-        parent = pb.ForkParent(request_id=told.request_id, num_tokens=1)
-        error = await error_of(service.stub.Fork(pb.ForkRequest(parent=parent), metadata=key))
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        abort = pb.AbortRequest(request_id=told.request_id)
-        assert (await service.stub.Abort(abort, metadata=key)).ended_samples == 1
+        async with service.held.standing():
+            call, told = await begin(service, key)
+            draining = asyncio.create_task(service.server.drain())
+            await asyncio.sleep(0)
+            parent = pb.ForkParent(request_id=told.request_id, num_tokens=1)
+            error = await error_of(service.stub.Fork(pb.ForkRequest(parent=parent), metadata=key))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            abort = pb.AbortRequest(request_id=told.request_id)
+            assert (await service.stub.Abort(abort, metadata=key)).ended_samples == 1
         told.messages += [message async for message in call]
         assert told.last().finish_reason == pb.FINISH_REASON_ABORT
         assert await draining

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import random
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -49,7 +50,7 @@ class Service:
         self.metrics.observe_step(numbers)
 
     async def wait_until_idle(self) -> None:
-        assert await asyncio.to_thread(self.loop._wait_until_idle, 30)
+        assert await asyncio.to_thread(self.loop._wait_until_idle, 60)
         # Whoever looks finds no step on its way.
         assert not await self.loop.look(lambda engine: engine.has_work())
 
@@ -180,11 +181,19 @@ async def test_a_stop_string_ends_a_sample(service):
 
 async def test_a_cancelled_call_frees_its_pages_within_one_step(service, monkeypatch):
     steps_at = {}
-    tell_engine, abort = service.loop.abort, service.engine.abort
+    step, tell_engine, abort = service.engine.step, service.loop.abort, service.engine.abort
+    is_told = threading.Event()
+
+    def step_unless_long():
+        # However slow the client is, the engine is in its midst when it is told.
+        if len(service.steps) > 5:
+            is_told.wait(60)
+        return step()
 
     def told(request_id, sample_index=None):
         steps_at["told"] = len(service.steps)
         tell_engine(request_id, sample_index)
+        is_told.set()
 
     def aborted(request_id, sample_index=None):
         abort(request_id, sample_index)
@@ -192,6 +201,7 @@ async def test_a_cancelled_call_frees_its_pages_within_one_step(service, monkeyp
         counts = service.engine.scheduler.counts()
         steps_at["held_pages"] = counts.used_pages - counts.cached_pages
 
+    monkeypatch.setattr(service.engine, "step", step_unless_long)
     monkeypatch.setattr(service.loop, "abort", told)
     monkeypatch.setattr(service.engine, "abort", aborted)
     async with contextlib.aclosing(service.client.generate(TRUNK, LONG)) as stream:

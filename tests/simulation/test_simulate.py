@@ -177,7 +177,7 @@ def test_progress_counts_what_ended(one_second):
 @pytest.mark.parametrize("policy", get_args(PolicyName))
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_committed_trace_runs_to_its_end(name, policy):
-    trace = read_trace(TRACES_FOLDER / f"{name}.jsonl")[: 3 if name == "contest" else 16]
+    trace = read_trace(TRACES_FOLDER / f"{name}.jsonl")[: 2 if name == "contest" else 8]
     config = SchedulerConfig(num_pages=2400, max_running=64, token_budget=1024, policy=policy)
     result = simulate(trace, preset("h100-8b"), config)
     assert result.num_finished == len(trace)
@@ -197,22 +197,27 @@ def test_the_same_trace_gives_the_same_result(policy):
     assert first.evicted_tokens > 0
 
 
+SHARES = {"contest": 1 / 3, "reasoning": 0.8, "overload": 0.5}
+"""Of the requests of long traces: as many as make some wait and some leave the cache."""
+
+
 @cache
 def result_by_default(name, policy):
-    """Of a whole trace that comes with treeserve, on the pool that the device has room for."""
+    """Of a trace that comes with treeserve, on the pool that the device has room for."""
     device = preset("h100-8b")
     config = SchedulerConfig(num_pages=device.num_pages(16), token_budget=2048, policy=policy)
-    return simulate(read_trace(TRACES_FOLDER / f"{name}.jsonl"), device, config)
+    trace = read_trace(TRACES_FOLDER / f"{name}.jsonl")
+    return simulate(trace[: int(len(trace) * SHARES.get(name, 1))], device, config)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_sharing_first_serves_sooner_and_lets_nobody_wait_much_longer(name):
     """Virtual time is exact, so this holds on every machine or on none."""
-    tree = result_by_default(name, "tree").time_to_first_token
-    fcfs = result_by_default(name, "fcfs").time_to_first_token
-    assert tree.mean <= fcfs.mean
-    assert tree.p99 <= 1.2 * fcfs.p99
+    tree, fcfs = (result_by_default(name, policy) for policy in ("tree", "fcfs"))
+    assert fcfs.queue_wait.p99 > 0.5, "or else there is nothing to choose from"
+    assert tree.time_to_first_token.mean <= fcfs.time_to_first_token.mean
+    assert tree.time_to_first_token.p99 <= 1.2 * fcfs.time_to_first_token.p99
 
 
 @pytest.mark.slow

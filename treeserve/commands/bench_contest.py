@@ -118,7 +118,7 @@ def _model(args: argparse.Namespace, device: "torch.device") -> "LoadedModel":
 def _contest(args: argparse.Namespace, vocabulary_size: int) -> "Contest":
     """Embedded problems in the embedded tokenizer's ids, folded into a smaller vocabulary."""
     from treeserve.bench.contest.sides import Contest
-    from treeserve.model import resolve_model
+    from treeserve.model_place import resolve_model
     from treeserve.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(resolve_model("embedded"))

@@ -334,7 +334,7 @@ def _opened_source(args: argparse.Namespace) -> Iterator[_Opened]:
 
 
 def _model(options: "EngineOptions", built: "BuiltEngine") -> dict[str, Any]:
-    from treeserve.model import resolve_model
+    from treeserve.model_place import resolve_model
 
     dtype = str(built.model.dtype).removeprefix("torch.")
     if options.quantization != "none":

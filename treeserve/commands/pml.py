@@ -144,7 +144,8 @@ def _read_function(file: Path, name: str) -> "Schema":
 
 
 def _compiled(args: argparse.Namespace, schema: "Schema") -> "CompiledSchema":
-    from treeserve.model import read_max_positions, resolve_model
+    from treeserve.model import read_max_positions
+    from treeserve.model_place import resolve_model
     from treeserve.pml import compile_schema
     from treeserve.tokenizer import Tokenizer
 

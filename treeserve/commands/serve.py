@@ -196,11 +196,16 @@ async def _load_unless(
     loaded: asyncio.Future[BuiltEngine] = loop.create_future()
 
     def load() -> None:
-        from treeserve.building import build_engine
         from treeserve.config import EngineOptions
+        from treeserve.model_place import resolve_model
 
         try:
-            built = build_engine(EngineOptions(**engine_options), place)
+            options = EngineOptions(**engine_options)
+            # A misspelt folder is told at once: what comes next takes seconds to import.
+            resolve_model(options.model)
+            from treeserve.building import build_engine
+
+            built = build_engine(options, place)
         except Exception as error:
             loop.call_soon_threadsafe(loaded.set_exception, error)
         else:

@@ -84,7 +84,7 @@ def _read_node(content: dict[str, Any]) -> TreeNode:
 
 def _view_prompts(tree: PromptTree, model: str) -> TreeView:
     """What the server's tree would hold of these prompts alone."""
-    from treeserve.model import resolve_model
+    from treeserve.model_place import resolve_model
     from treeserve.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(resolve_model(model))

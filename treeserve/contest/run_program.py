@@ -19,14 +19,15 @@ from treeserve.contest.small_python import refusal
 Outcome = Literal["passed", "wrong", "error", "timeout", "refused"]
 
 CPU_SECONDS = 1.0
-"""How long one program may run over all of its cases, until an alarm in the child ends it."""
+"""Of the processor, for one program over all of its cases, until an alarm in the child ends it."""
 
 GRACE_SECONDS = 2.0
-"""How much longer its child may stay silent, where the alarm does not get through, until it is
-killed.
+"""How much more of the processor it may use, where the alarm does not get through, until its child
+is ended.
 """
 
-_START_SECONDS = 20.0
+_SILENT_SECONDS = 120.0
+"""For a child that starts or answers; it takes as long only where something holds it up."""
 _REPLY_BYTES = 1 << 22
 _CHILD = Path(__file__).with_name("confined_child.py")
 
@@ -60,7 +61,7 @@ class ProgramRunner:
         self, cpu_seconds: float = CPU_SECONDS, grace_seconds: float = GRACE_SECONDS
     ) -> None:
         self._cpu_seconds = cpu_seconds
-        self._deadline_seconds = cpu_seconds + grace_seconds
+        self._grace_seconds = grace_seconds
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ProgramRunner":
@@ -88,14 +89,14 @@ class ProgramRunner:
             return Verdict(
                 "timeout",
                 None,
-                f"no answer within {self._deadline_seconds:g} s, or it died",
+                f"more than {self._cpu_seconds + self._grace_seconds:g} s, or its process died",
             )
         return _compare(problem, reply)
 
     def _ask(self, task: Mapping[str, object]) -> Mapping[str, object] | None:
         if self._child is None or self._child.poll() is not None:
             self.close()
-            self._child = _start_child(self._cpu_seconds)
+            self._child = _start_child(self._cpu_seconds, self._grace_seconds)
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(json.dumps(task).encode() + b"\n")
@@ -103,7 +104,7 @@ class ProgramRunner:
         except BrokenPipeError:
             self.close()
             return None
-        line = _read_line(self._child, self._deadline_seconds)
+        line = _read_line(self._child, self._cpu_seconds + self._grace_seconds + _SILENT_SECONDS)
         reply = _parse_reply(line)
         if reply is None:
             self.close()
@@ -147,9 +148,9 @@ def _trimmed(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
-def _start_child(cpu_seconds: float) -> subprocess.Popen[bytes]:
+def _start_child(cpu_seconds: float, grace_seconds: float) -> subprocess.Popen[bytes]:
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_CHILD), str(cpu_seconds)],
+        [sys.executable, "-I", "-S", str(_CHILD), str(cpu_seconds), str(grace_seconds)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -158,7 +159,7 @@ def _start_child(cpu_seconds: float) -> subprocess.Popen[bytes]:
         close_fds=True,
         start_new_session=True,
     )
-    if _read_line(child, _START_SECONDS) != b"ready\n":
+    if _read_line(child, _SILENT_SECONDS) != b"ready\n":
         child.kill()
         child.communicate()
         raise RuntimeError("the child process that runs programs did not start")

@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from treeserve.config import EngineOptions
 from treeserve.errors import ModelError
 from treeserve.metrics import Metrics
-from treeserve.model import resolve_model
+from treeserve.model_place import resolve_model
 from treeserve.prompt import Prompter
 from treeserve.ray.calls import Served
 from treeserve.ray.config import IngressConfig, ReplicaConfig

@@ -57,6 +57,9 @@ class Endings:
     async def of(self, service: str, method: str, context: Context) -> AsyncIterator[CallRecord]:
         """While a call runs; what it raises ends it, and is not raised any further.
 
+        The call is counted before its caller is told of its end: whoever has heard of it finds it
+        in the metrics.
+
         Args:
             service: Its full name.
             method: Its name in the service.
@@ -65,22 +68,23 @@ class Endings:
         record = open_record(method, context.invocation_metadata(), service)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
         with self.running(record):
-            code = grpc.StatusCode.OK
+            why: Exception | None = None
             try:
                 yield record
             except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
                 why = None if context.done() else self.why_cut_short()
                 if why is None:
+                    self.tell(record, grpc.StatusCode.CANCELLED.name)
                     raise
-                code = code_of(why)
-                await _abort(context, why, record)
             except Exception as error:
-                code = grpc.StatusCode.CANCELLED if context.done() else code_of(error)
-                if not context.done():
-                    await _abort(context, error, record)
-            finally:
-                self.tell(record, code.name)
+                why = error
+            if why is None:
+                self.tell(record, grpc.StatusCode.OK.name)
+            elif context.done():
+                self.tell(record, grpc.StatusCode.CANCELLED.name)
+            else:
+                self.tell(record, code_of(why).name)
+                await _abort(context, why, record)
 
     @contextmanager
     def running(self, record: CallRecord) -> Iterator[None]:

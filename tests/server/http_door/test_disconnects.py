@@ -32,23 +32,18 @@ async def send(service, body: dict) -> tuple[asyncio.StreamReader, asyncio.Strea
     return reader, writer
 
 
-async def until_it_draws(service) -> None:
-    async with asyncio.timeout(60):
-        while not service.engine.scheduler.counts().running_samples:
-            await asyncio.sleep(0.001)
-
-
 @pytest.mark.parametrize("is_streamed", [True, False])
 async def test_a_caller_that_goes_ends_its_samples_within_a_step(service, is_streamed):
-    _, writer = await send(service, {**LONG, "stream": is_streamed})
-    await until_it_draws(service)
-    writer.transport.abort()
-    async with asyncio.timeout(60):
-        while service.server.num_calls:
-            await asyncio.sleep(0)
-    # Its end is in the loop's inbox, which is carried out before the next step.
-    counts = await service.loop.look(lambda engine: engine.scheduler.counts())
-    assert counts.running_samples == 0
+    async with service.held.standing() as stands:
+        _, writer = await send(service, {**LONG, "stream": is_streamed})
+        await stands()
+        writer.transport.abort()
+        async with asyncio.timeout(60):
+            while service.server.num_calls:
+                await asyncio.sleep(0)
+        # Its end is in the loop's inbox, which is carried out before the next step.
+        counts = await service.loop.look(lambda engine: engine.scheduler.counts())
+        assert counts.running_samples == 0
     await service.assert_nothing_is_held()
 
 
@@ -67,9 +62,19 @@ async def test_a_caller_that_goes_before_its_body_is_whole_holds_nothing(service
     await service.assert_nothing_is_held()
 
 
-async def test_a_client_that_times_out_ends_its_samples(service):
+async def test_a_client_that_times_out_ends_its_samples(service, monkeypatch):
     url = f"http://{service.server.http_address}/v1"
+    endings, has_ended = service.server._endings, asyncio.Event()
+    tell = endings.tell
+
+    def tell_and_note(*call) -> None:
+        tell(*call)
+        has_ended.set()
+
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        # On a connection that is open the request is sent in time, however late it is read.
+        await client.models.list()
+        monkeypatch.setattr(endings, "tell", tell_and_note)
         call = asyncio.create_task(
             client.completions.create(
                 model=MODEL,
@@ -81,6 +86,7 @@ async def test_a_client_that_times_out_ends_its_samples(service):
         )
         with pytest.raises(openai.APITimeoutError):
             await call
+        await asyncio.wait_for(has_ended.wait(), 60)
     await service.assert_nothing_is_held()
 
 

@@ -173,6 +173,10 @@ async def test_only_the_model_that_is_served_is_found(server):
         with pytest.raises(openai.NotFoundError) as caught:
             await client.completions.create(**{**ASKED, "model": "gpt-7"})
         assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+        for name in ("gpt-7", "a/b", "line\nbreak", "a%"):
+            with pytest.raises(openai.NotFoundError) as caught:
+                await client.models.retrieve(name)
+            assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
         with pytest.raises(openai.NotFoundError):
             await client.get("/nothing", cast_to=object)
 

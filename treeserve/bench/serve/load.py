@@ -80,9 +80,13 @@ async def closed_loop(
 
     async def stream() -> None:
         await asyncio.sleep(start - time.perf_counter())
-        while (now := time.perf_counter()) < load.meter.end:
-            if not await calls.make(make(next(indices)), now):
+        # Due at the start however late this client is: else its delay would count for nothing, and
+        # one that is later than the window would make no call.
+        due = start
+        while due < load.meter.end:
+            if not await calls.make(make(next(indices)), due):
                 return
+            due = time.perf_counter()
 
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch_cpu(load, window.server_pid))

@@ -12,7 +12,8 @@ class Limits:
 
     Attributes:
         cpu_seconds: Processor time of all its processes together.
-        wall_seconds: Time that passes, whatever it does.
+        wall_seconds: Time that passes from when it begins, whatever it does. What a sandbox takes
+            to be set up does not count, nor a time in which the whole machine stands still.
         memory_bytes: Resident memory of all its processes; each one's address space is bounded by
             a little more.
         output_bytes: Of stdout, and of stderr.

@@ -21,7 +21,12 @@ import time
 from typing import Any
 
 _TICK_SECONDS = 0.02
-_GONE_SECONDS = 10.0
+_MOST_TICK_SECONDS = 0.1
+"""Of the program's time: while this process stood still for longer, so did the program."""
+_SET_UP_SECONDS = 60.0
+"""For bubblewrap, until the program begins; none of it is the program's."""
+_MOST_ENDED = 10_000
+"""Processes that are waited for at the end of a run, which nothing but a bomb can start."""
 _CHUNK = 1 << 16
 _SLACK_BYTES = 64 << 20
 _DEATH_SIGNAL, _SUBREAPER = 1, 36
@@ -70,6 +75,8 @@ class Run:
         self._out, self._err = bytearray(), bytearray()
         self._ending = "exited"
         self._cpu, self._cpu_waited, self._memory = 0.0, 0.0, 0
+        self._has_begun = self._bwrap is None
+        self._passed = 0.0
         self._status_fd = -1
 
     def go(self) -> dict[str, Any]:
@@ -102,9 +109,11 @@ class Run:
         )
         for fd in (out_end, err_end):
             self._close(fd)
-        status = self._watch(pid, out, err, started)
+        status = self._watch(pid, out, err)
         wall = time.monotonic() - started
         code = os.waitstatus_to_exitcode(status)
+        if self._ending == "set-up":
+            return {"failure": f"nothing runs in the sandbox after {_SET_UP_SECONDS:g} s"}
         if self._bwrap is not None and self._ending == "exited" and not self._was_executed():
             return {"failure": self._err.decode(errors="replace")[-500:] or f"status {code}"}
         return {
@@ -160,14 +169,14 @@ class Run:
             parts = [_SETPRIV, "--pdeathsig", "KILL", "--", *parts]
         return parts, {"PATH": "/usr/bin:/bin", "TMPDIR": self._folder, "HOME": self._folder}
 
-    def _watch(self, pid: int, out: int, err: int, started: float) -> int:
+    def _watch(self, pid: int, out: int, err: int) -> int:
         ended = os.pidfd_open(pid)
         self._fds.append(ended)
         with selectors.DefaultSelector() as selector:
             selector.register(ended, selectors.EVENT_READ, None)
             selector.register(out, selectors.EVENT_READ, self._out)
             selector.register(err, selectors.EVENT_READ, self._err)
-            looked = started
+            looked = time.monotonic()
             while self._ending == "exited":
                 events = selector.select(_TICK_SECONDS)
                 for key, _ in events:
@@ -177,8 +186,8 @@ class Run:
                     break
                 now = time.monotonic()
                 if now - looked >= _TICK_SECONDS:
+                    self._look(pid, min(now - looked, _MOST_TICK_SECONDS))
                     looked = now
-                    self._look(pid, now - started)
         status = self._end(pid)
         for fd, into in ((out, self._out), (err, self._err)):  # nobody writes any more
             while self._ending == "exited" and self._take(fd, into):
@@ -194,8 +203,8 @@ class Run:
             self._ending = "output"
         return bool(chunk)
 
-    def _look(self, pid: int, wall: float) -> None:
-        """Compare what its processes use with the limits."""
+    def _look(self, pid: int, passed: float) -> None:
+        """Compare what its processes use, and the time that has passed, with the limits."""
         cpu, memory, count = 0.0, 0, 0
         for process in _family(pid):
             used = _usage_of(process)
@@ -203,7 +212,13 @@ class Run:
                 cpu, memory, count = cpu + used[0], memory + used[1], count + used[2]
         self._cpu, self._memory = max(self._cpu, cpu), max(self._memory, memory)
         limits = self._limits
-        if cpu > limits["cpu_seconds"] or wall > limits["wall_seconds"]:
+        self._passed += passed
+        if not self._has_begun and _has_grandchild(pid):
+            self._has_begun, self._passed = True, 0.0
+        if not self._has_begun:
+            if self._passed > _SET_UP_SECONDS:
+                self._ending = "set-up"
+        elif cpu > limits["cpu_seconds"] or self._passed > limits["wall_seconds"]:
             self._ending = "time"
         elif memory > limits["memory_bytes"]:
             self._ending = "memory"
@@ -213,8 +228,7 @@ class Run:
     def _end(self, pid: int) -> int:
         """Kill whatever is left of it, wait until that is gone, add up what it used."""
         status = 0
-        deadline = time.monotonic() + _GONE_SECONDS
-        while time.monotonic() < deadline:
+        for _ in range(_MOST_ENDED):
             # Orphans come to this process, which is a subreaper: first bubblewrap's inner process,
             # whose end is the end of its whole namespace.
             family = _family(os.getpid()) if self._bwrap is None else _children(os.getpid())
@@ -285,6 +299,11 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def _has_grandchild(pid: int) -> bool:
+    """Whether bubblewrap's inner process has a child: the program, once everything is set up."""
+    return any(_children(process) for process in _children(pid))
+
+
 def _usage_of(pid: int) -> tuple[float, int, int] | None:
     """Processor seconds (with children that ended), resident bytes, and threads of a process."""
     try:
@@ -305,9 +324,8 @@ def _end_family(*_: object) -> None:
     Bubblewrap's inner process dies with the outer one, but not yet while it is being set up; as an
     orphan it comes to this process.
     """
-    deadline = time.monotonic() + _GONE_SECONDS
     with contextlib.suppress(ChildProcessError):  # none is left
-        while time.monotonic() < deadline:
+        for _ended in range(_MOST_ENDED):
             for process in _family(os.getpid())[1:]:
                 _kill(process)
             os.wait()

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -33,6 +34,15 @@ _TOLD: dict[str, Told[Any]] = {
 }
 
 
+class _AnyName(PathConvertor):
+    """Line breaks too: who asks for such a model is told as for any other that is not served."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any_name", _AnyName())
+
+
 class _Endpoint:
     """An ASGI application of one path."""
 
@@ -56,7 +66,7 @@ def openai_routes(door: HttpDoor, *, is_described: bool) -> list[BaseRoute]:
     for path, told in _TOLD.items():
         routes.append(_post(path, lambda exchange, method=told: door.tell(method, exchange)))
     routes.append(_get("/v1/models", lambda x: door.show("Models", list_models, x)))
-    routes.append(_get("/v1/models/{model:path}", lambda x: _show_model(door, x)))
+    routes.append(_get("/v1/models/{model:any_name}", lambda x: _show_model(door, x)))
     if is_described:
         routes.append(Route("/openapi.json", _document))
     return routes

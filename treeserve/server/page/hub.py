@@ -156,6 +156,8 @@ class Hub:
 
     async def _look(self, scope: Scope, inspection: Inspection) -> None:
         await asyncio.sleep(max(0.0, self._rests_until - time.monotonic()))
+        if not self._is_watched(scope):
+            return
         num_changes, forest = self._forests.get(scope, (-1, None))
         is_new = forest is None or inspection.num_changes != num_changes
         if is_new:
@@ -171,8 +173,13 @@ class Hub:
             forest = read_forest(look, scope)
             self._charge(time.thread_time() - started)
         assert forest is not None
-        self._forests[scope] = num_changes, forest
-        self._show(scope, forest, is_new=is_new)
+        if self._is_watched(scope):
+            self._forests[scope] = num_changes, forest
+            self._show(scope, forest, is_new=is_new)
+
+    def _is_watched(self, scope: Scope) -> bool:
+        """All may have gone away while the next picture was waited for."""
+        return any(scope_of(watcher.identity) == scope for watcher in self._watchers)
 
     def _show(self, scope: Scope, forest: Forest, *, is_new: bool) -> None:
         """Each picture is drawn once, however many want it."""
