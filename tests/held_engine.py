@@ -106,3 +106,10 @@ class HeldEngine:
                 hold.stands()
             self._goes_on.wait(_LOOK_SECONDS)
         return events, numbers
+
+
+def held_after(num_steps: int, engine: Engine) -> HeldEngine:
+    """An engine that stands after so many draws."""
+    held = HeldEngine(engine)
+    held.hold(num_steps=num_steps)
+    return held

@@ -3,7 +3,6 @@
 from contextlib import aclosing, closing
 
 import pytest
-from waiting_engine import engine_waits_after
 
 from treeserve import (
     Chat,
@@ -134,19 +133,20 @@ async def test_an_abort_ends_a_stream_in_good_order(both):
     options = RequestOptions(request_id="mine", priority=3, group="g")
 
     def blocking(client):
+        both.house.held.hold()
         with client.generate("abc", LONG, options=options) as stream:
             next(stream)
             assert client.abort("mine", sample_index=0) == 1
             return list(stream)
 
     async def asynchronous(client):
+        both.house.held.hold()
         async with client.generate("abd", LONG, options=RequestOptions()) as stream:
             await anext(stream)
             assert await client.abort(stream.request_id) == 1
             return [item async for item in stream]
 
-    with engine_waits_after(both.house.loop, 20):
-        done = await both.do(blocking, asynchronous)
+    done = await both.do(blocking, asynchronous)
     for items in done:
         assert items[-2].finish_reason is FinishReason.ABORT
         assert isinstance(items[-1], Finished)
@@ -301,18 +301,19 @@ async def test_closing_a_stream_ends_its_samples(both, monkeypatch):
     monkeypatch.setattr(engine, "abort", told)
 
     def blocking(client):
+        both.house.held.hold()
         stream = client.generate("abc", LONG)
         next(stream)
         stream.close()
 
     async def asynchronous(client):
+        both.house.held.hold()
         stream = client.generate("abc", LONG)
         await anext(stream)
         await stream.aclose()
         await both.house.check()
 
-    with engine_waits_after(both.house.loop, 20):
-        await both.do(blocking, asynchronous)
+    await both.do(blocking, asynchronous)
     assert len(aborted) == 2
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from server.http_door.live import LiveServer, live_server, save_chat_checkpoint
-from waiting_engine import engine_waits_after
 
 from treeserve.commands.chat_doors import HttpDoor
 from treeserve.commands.main import main
@@ -136,12 +135,13 @@ def test_an_interrupt_stops_the_answer_and_the_chat_goes_on(live, door):
         os.close(inside)
         try:
             read_until(terminal, r"> ")
-            with engine_waits_after(live.service.loop, 200):
-                os.write(terminal, b"begin\n")
-                read_until(terminal, r"begin\r\n.{40}")
-                os.write(terminal, b"\x03")
-                read_until(terminal, r"\(ended: you stopped it\)\r\n.*> ")
-                live.assert_nothing_is_held()
+            live.service.held.hold(num_steps=200)
+            os.write(terminal, b"begin\n")
+            read_until(terminal, r"begin\r\n.{40}")
+            os.write(terminal, b"\x03")
+            read_until(terminal, r"\(ended: you stopped it\)\r\n.*> ")
+            live.assert_nothing_is_held()
+            live.service.held.release()
             os.write(terminal, b"/quit\n")
             assert process.wait(120) == 0
         finally:

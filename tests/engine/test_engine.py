@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import torch
-from engine.patient_engine import Patience
+from held_engine import held_after
 
 from treeserve import LLM, Delta, Finished, FinishReason, InvalidRequest, PromptTree, SamplingParams
 from treeserve.engine import Engine, RequestEnded
@@ -239,18 +239,18 @@ class TestLoop:
         assert together == alone
 
     async def test_closing_a_stream_aborts_before_the_next_step(self, loop, llm, numbers):
-        service, patience = TextService(loop, llm.prompter), Patience(llm.engine, FEW_STEPS)
+        service, held = TextService(loop, llm.prompter), held_after(FEW_STEPS, llm.engine)
         stream = service.generate("x", LONG)
         await anext(stream)
         await stream.aclose()
-        patience.go_on()
+        held.release()
         assert await loop.drain(60)
         assert numbers[-1].num_drawn <= 1
         # At most one more than it was let: it may have been on its way to that one already.
         assert sum(entry.num_drawn for entry in numbers) <= FEW_STEPS + 1
 
     async def test_draining_finishes_what_runs_and_takes_nothing_new(self, loop, llm):
-        service, patience = TextService(loop, llm.prompter), Patience(llm.engine, FEW_STEPS)
+        service, held = TextService(loop, llm.prompter), held_after(FEW_STEPS, llm.engine)
         stream = service.generate("x", SamplingParams(max_tokens=50, ignore_eos=True))
         items = [await anext(stream)]
         drained = asyncio.create_task(loop.drain(60))
@@ -258,14 +258,14 @@ class TestLoop:
         with pytest.raises(EngineStopped):
             await anext(service.generate("y"))
         assert not drained.done()
-        patience.go_on()
+        held.release()
         items += [item async for item in stream]
         assert await drained
         assert items[-1].usage.completion_tokens == 50
 
     async def test_stopping_ends_running_streams_with_abort(self, loop, llm):
         service = TextService(loop, llm.prompter)
-        Patience(llm.engine, FEW_STEPS)
+        held_after(FEW_STEPS, llm.engine)
         stream = service.generate("x", LONG)
         await anext(stream)
         await asyncio.to_thread(loop.stop)
@@ -288,7 +288,7 @@ class TestLoop:
 
     @pytest.mark.parametrize("method", ["schedule", "complete"])
     async def test_an_engine_that_cannot_go_on_says_so(self, llm, monkeypatch, method):
-        loop, patience = EngineLoop(llm.engine), Patience(llm.engine, FEW_STEPS)
+        loop, held = EngineLoop(llm.engine), held_after(FEW_STEPS, llm.engine)
         loop.start()
         service = TextService(loop, llm.prompter)
         stream = service.generate("x", LONG)
@@ -298,7 +298,7 @@ class TestLoop:
             raise RuntimeError("books out of balance")
 
         monkeypatch.setattr(llm.engine.scheduler, method, broken)
-        patience.go_on()
+        held.release()
         with pytest.raises(EngineStopped, match="failed before the call had ended"):
             [item async for item in stream]
         assert not loop.healthy

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine.patient_engine import Patience
+from held_engine import held_after
 
 from treeserve import LLM, InvalidRequest, SamplingParams
 from treeserve.engine import EngineFork, EngineRequest, RequestEnded, TokenEvent
@@ -115,7 +115,7 @@ def test_an_abort_after_the_deadline_changes_nothing(checkpoint_of):
 @pytest.mark.parametrize("bad", [{"request_id": "in use"}, {"num_public_tokens": 9}])
 async def test_a_malformed_request_is_refused_and_nobody_else_is_disturbed(checkpoint_of, bad):
     llm = make(checkpoint_of, num_pages=400)
-    loop, patience = EngineLoop(llm.engine), Patience(llm.engine, 5)
+    loop, held = EngineLoop(llm.engine), held_after(5, llm.engine)
     loop.start()
     good = EngineRequest("in use", (1, 2, 3), replace(PARAMS, max_tokens=300))
     stream = await loop.submit([good])
@@ -123,7 +123,7 @@ async def test_a_malformed_request_is_refused_and_nobody_else_is_disturbed(check
     with pytest.raises(ValueError, match=r"in use|public tokens"):
         await loop.submit([beside, replace(beside, **{"request_id": "other", **bad})])
     assert loop.healthy
-    patience.go_on()
+    held.release()
     ended = [e for events in [e async for e in stream] for e in events][-1]
     assert isinstance(ended, RequestEnded)
     assert ended.error is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from engine.overlap_calls import SAMPLED, Script, assert_at_rest, events_of, make, run, tokens
-from engine.patient_engine import Patience
+from held_engine import held_after
 
 from treeserve import ConfigError, FinishReason
 from treeserve.engine import EngineFork, EngineRequest, RequestEnded, TokenEvent
@@ -273,7 +273,7 @@ async def test_a_loop_drains_and_stops_with_nothing_on_its_way(checkpoint_of):
     service = TextService(loop, llm.prompter)
     params = replace(SAMPLED, n=1)
     items = [item async for item in service.generate("x", params)]
-    Patience(llm.engine, 20)
+    held_after(20, llm.engine)
     stream = service.generate("x", replace(params, max_tokens=300))
     await anext(stream)
     loop.stop()

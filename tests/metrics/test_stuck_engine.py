@@ -7,7 +7,6 @@ import grpc
 import pytest
 from running_service import long_parameters
 from server.side_house import running_house
-from waiting_engine import engine_waits_after
 
 from treeserve.config import EngineOptions
 from treeserve.pb import generation_pb2 as pb
@@ -22,11 +21,11 @@ async def test_metrics_are_scraped_while_the_engine_is_stuck_and_say_so(options)
     released = threading.Event()
     async with running_house(options) as house:
         value = house.metrics.registry.get_sample_value
-        with engine_waits_after(house.loop, 20):
+        async with house.held.standing() as stands:
             stream = house.generation.Generate(
                 pb.GenerateRequest(text="Read.", params=long_parameters())
             )
-            await stream.read()
+            await stands()
             # The engine's thread is in a call that does not come back.
             stuck = asyncio.create_task(house.loop.call(lambda engine: released.wait(200)))
             try:
