@@ -228,19 +228,59 @@ def test_a_trunk_is_copied_for_a_smaller_difference_than_a_conversation_is_moved
     """Its copy serves those that come later too."""
     options = {"eager_weight": 0.1, "load_weight": 0, "credit_fraction": 1}
     made = router(2, **options, trunk_weight=0.25)
-    earn(made, 3000)
-    for last in range(2000, 2004):
-        made.routed(conversation(last), "replica-0")
-        assert made.choose(conversation(2000)).reason == "prefix"
-    # 3,400 tokens open: at 0.1 worth more than a quarter of the trunk, and less than 600 tokens.
-    assert made.load_of("replica-0") == 1000 + 4 * 601
+    full = router(2, **options, trunk_weight=1)
+    for each in (made, full):
+        branch(each, TRUNK)
+        earn(each, 3000)
+        for last in range(2000, 2005):
+            each.routed(conversation(last), "replica-0")
+            assert each.choose(conversation(2000)).reason == "prefix"
+    # 3,000 tokens open: at 0.1 worth more than a quarter of the trunk, and less than 600 tokens.
+    assert made.load_of("replica-0") == 5 * 601
     assert made.choose(request([*TRUNK, 2999])).reason == "spread"
     assert made.choose(conversation(2000)).reason == "prefix"
-    full = router(2, **options, trunk_weight=1)
-    earn(full, 3000)
-    for last in range(2000, 2004):
-        full.routed(conversation(last), "replica-0")
     assert full.choose(request([*TRUNK, 2999])).reason == "prefix"
+
+
+def branch(made: Router, trunk) -> None:
+    """Makes it one, with nothing open under it."""
+    for last in range(1990, 1994):
+        made.routed(short := request([*trunk, last]), "replica-0")
+        made.completed(short.request_id)
+
+
+def test_credit_is_not_spent_on_a_trunk_from_which_little_goes_on():
+    """A copy of it would take over as little, while the busy one beside it gets none."""
+    hot, cold = TRUNK, range(3000, 4000)
+    made = router(2, eager_weight=0.1, load_weight=0, credit_fraction=1, trunk_weight=0.25)
+    branch(made, hot)
+    branch(made, cold)
+    earn(made, 3000)
+    sent = [request([*hot, last], num_expected=300) for last in range(2000, 2008)]
+    for each in sent:
+        made.routed(each, "replica-0")
+    made.routed(request([*cold, 2000], num_expected=300), "replica-0")
+    assert made.choose(request([*hot, 2999])).reason == "spread"
+    assert made.choose(request([*cold, 2999])).reason == "prefix"
+    # It is what is open now that counts, not what once was.
+    for each in sent:
+        made.completed(each.request_id)
+    made.routed(request(range(7000, 7010), num_expected=2400), "replica-0")
+    assert made.choose(request([*hot, 2999])).reason == "prefix"
+    # One of the two requests is under this one: a replica's part.
+    assert made.choose(request([*cold, 2999])).reason == "spread"
+
+
+def test_requests_that_a_replica_took_with_it_are_no_longer_open_under_their_trunk():
+    made = router(3, eager_weight=0.1, load_weight=0, credit_fraction=1, trunk_weight=0.25)
+    branch(made, TRUNK)
+    earn(made, 3000)
+    made.routed(request(TRUNK), "replica-1")
+    for last in range(2000, 2008):
+        made.routed(request([*TRUNK, last], num_expected=300), "replica-1")
+    made.died("replica-1")
+    made.routed(request(range(7000, 7010), num_expected=3000), "replica-0")
+    assert made.choose(request([*TRUNK, 2999])).reason == "prefix"
 
 
 def test_the_less_credit_is_left_the_further_behind_a_replica_has_to_be():

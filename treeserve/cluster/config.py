@@ -27,9 +27,10 @@ class RouterConfig:
     """
     credit_tokens: float = 1024.0
     """Credit for each replica, at most; at the start there is none."""
-    fair_share: float = 1.15
+    fair_share: float = 1.1
     """Of a replica's open work over the mean of all: a trunk is wanted elsewhere while all that
-    hold it have more.
+    hold it have more. Half way between what is even and an imbalance of 1.2, which is to be found:
+    the reference value of Page's test (1954).
     """
     copy_work: float = 6.0
     """A trunk is copied without credit when it was wanted elsewhere for long: when its requests
@@ -39,7 +40,8 @@ class RouterConfig:
     """
     trunk_weight: float = 0.25
     """What a token of a trunk weighs against open work where it would have to be computed again: a
-    copy of a trunk, from which many prompts go on, serves those that come later too.
+    copy of a trunk, from which many prompts go on, serves those that come later too. So much where
+    a replica's part of all open requests goes on from it; the fewer do, the nearer to 1.
     """
     min_matched_tokens: int = 32
     """A prefix shorter than that draws no request to its holder."""

@@ -26,6 +26,7 @@ class Node:
         "children",
         "holders",
         "num_held_children",
+        "num_open",
         "parent",
         "tokens",
         "used_at",
@@ -42,6 +43,8 @@ class Node:
         """For each replica, how many children it holds; without those that hold none."""
         self.wanted_work = 0.0
         """The router's: of a trunk, how much work speaks for one more replica that holds it."""
+        self.num_open = 0
+        """The router's: of a trunk, how many open requests were sent when it was one."""
 
 
 class Root(Node):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treeserve.cluster.config import RouterConfig
-from treeserve.cluster.held_prefixes import Found, HeldPrefixes, TokenIds, Trunk
+from treeserve.cluster.held_prefixes import Found, HeldPrefixes, Node, TokenIds, Trunk
 
 RouteReason: TypeAlias = Literal["owner", "prefix", "spread", "balance"]
 """owner: it continues a request that is there; prefix: most of it is held there; spread: whoever
@@ -86,6 +86,7 @@ class _Open:
     work: float
     key: tuple[Hashable, str]
     """Namespace and name."""
+    trunk: Node | None
 
 
 class Router:
@@ -155,7 +156,7 @@ class Router:
         self._all = self._indices(self._replicas)
         lost = [i for i, opened in self._open.items() if opened.replica_id == replica_id]
         for request_id in lost:
-            self._remember(self._open.pop(request_id).key)
+            self._forget_open(request_id)
         return lost
 
     def choose(self, request: RoutedRequest, candidates: Collection[str] | None = None) -> Route:
@@ -191,7 +192,10 @@ class Router:
         self._add_credit(self._config.credit_fraction * num_new - (0 if is_free else num_again))
         work = self.work_of(num_new, request.num_expected)
         key = request.namespace, request.name
-        self._open[request.request_id] = _Open(replica_id, work, key)
+        trunk = None if found.trunk is None else found.trunk.node
+        if trunk is not None:
+            trunk.num_open += 1
+        self._open[request.request_id] = _Open(replica_id, work, key, trunk)
         self._own_work[replica.index] += work
         if request.name:
             self._owners[key] = replica_id
@@ -211,11 +215,10 @@ class Router:
 
     def completed(self, request_id: str) -> None:
         """It has ended, whichever way; nothing where it is not known."""
-        opened = self._open.pop(request_id, None)
-        if opened is not None:
+        if request_id in self._open:
+            opened = self._forget_open(request_id)
             index = self._replicas[opened.replica_id].index
             self._own_work[index] = max(0.0, self._own_work[index] - opened.work)
-            self._remember(opened.key)
 
     def replica_of(self, request_id: str) -> str | None:
         """Where an open request was sent."""
@@ -260,7 +263,8 @@ class Router:
         is_free = matched[idle] < num_trunk and loads[idle] < self._mean_load()
         if is_free and self._is_due(found):
             return self._route(indices, matched, idle, "spread")
-        values = matched - (1 - self._config.trunk_weight) * np.minimum(matched, num_trunk)
+        trunk_weight = self._trunk_weight(found.trunk) if found.trunk is not None else 1.0
+        values = matched - (1 - trunk_weight) * np.minimum(matched, num_trunk)
         chosen = self._cheapest(values, loads, self._weight())
         if best - int(matched[chosen]) > self._credit:
             chosen = self._cheapest(values, loads, self._config.load_weight)
@@ -303,6 +307,16 @@ class Router:
         holding = loads[found.matched[: len(loads)] >= trunk.num_tokens]
         mean = self._mean_load()
         return float(holding.min()) / mean if len(holding) and mean else 0.0
+
+    def _trunk_weight(self, trunk: Trunk) -> float:
+        """Of its tokens: what a copy can take over is no more than what goes on from the trunk.
+
+        So `trunk_weight` is for one with a replica's part of all open requests, or more; one with
+        less counts for more, and one under which nothing is open in full.
+        """
+        mean_open = max(1.0, len(self._open) / len(self._replicas))
+        part = min(1.0, trunk.node.num_open / mean_open)
+        return 1 - (1 - self._config.trunk_weight) * part
 
     def _mean_load(self) -> float:
         """Of all replicas."""
@@ -353,6 +367,13 @@ class Router:
         if owner not in self._replicas or (candidates is not None and owner not in candidates):
             return None
         return owner
+
+    def _forget_open(self, request_id: str) -> _Open:
+        opened = self._open.pop(request_id)
+        if opened.trunk is not None:
+            opened.trunk.num_open -= 1
+        self._remember(opened.key)
+        return opened
 
     def _remember(self, key: tuple[Hashable, str]) -> None:
         """The name of a request that has ended: of those that are open none is ever forgotten."""
