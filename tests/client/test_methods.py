@@ -146,8 +146,7 @@ async def test_an_abort_ends_a_stream_in_good_order(both):
             assert await client.abort(stream.request_id) == 1
             return [item async for item in stream]
 
-    done = await both.do(blocking, asynchronous)
-    for items in done:
+    for items in await both.do(blocking, asynchronous):
         assert items[-2].finish_reason is FinishReason.ABORT
         assert isinstance(items[-1], Finished)
 

@@ -4,7 +4,9 @@ import asyncio
 import random
 import signal
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -72,21 +74,35 @@ async def health_of(channel):
     watch.cancel()
 
 
-async def test_a_drain_under_load_ends_every_stream_well_and_takes_no_new_call(model, overlap):
-    options = *overlap, "--drain-grace", "120"
+@dataclass(frozen=True)
+class UnderLoad:
+    """A server whose streams are in mid-course, and stay there."""
+
+    server: Served
+    stub: generation_pb2_grpc.GenerationServiceStub
+    until: Callable[[int], Awaitable[None]]
+    tasks: list["asyncio.Task[Outcome]"]
+
+
+@asynccontextmanager
+async def under_load(model, *options: str) -> AsyncIterator[UnderLoad]:
     async with (
         served(model, *options, program=WAITING) as server,
         channel_to(server) as channel,
         health_of(channel) as until,
     ):
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        tasks = await Load(stub, NUM_TOKENS).begin()
-        server.signal(signal.SIGTERM)
-        await until(NOT_SERVING)
-        refused = await outcome_of(stub.Generate(request(0, 1)))
-        server.signal(signal.SIGUSR1)
-        codes = {outcome.code for outcome in await asyncio.gather(*tasks)}
-        status, said = await server.end()
+        yield UnderLoad(server, stub, until, await Load(stub, NUM_TOKENS).begin())
+
+
+async def test_a_drain_under_load_ends_every_stream_well_and_takes_no_new_call(model, overlap):
+    async with under_load(model, *overlap, "--drain-grace", "120") as house:
+        house.server.signal(signal.SIGTERM)
+        await house.until(NOT_SERVING)
+        refused = await outcome_of(house.stub.Generate(request(0, 1)))
+        house.server.signal(signal.SIGUSR1)
+        codes = {outcome.code for outcome in await asyncio.gather(*house.tasks)}
+        status, said = await house.server.end()
     assert (refused.code, refused.details) == ("UNAVAILABLE", "the server is draining")
     assert codes == {"OK"}
     assert (status, said) == (0, "")
@@ -96,19 +112,13 @@ async def test_a_drain_under_load_ends_every_stream_well_and_takes_no_new_call(m
 async def test_what_a_drain_does_not_wait_for_is_unavailable_and_the_exit_is_clean(model, end):
     grace = "120" if end == "a second signal" else "0.01"
     options = "--num-pages", "2048", "--drain-grace", grace
-    async with (
-        served(model, *options, program=WAITING) as server,
-        channel_to(server) as channel,
-        health_of(channel) as until,
-    ):
-        stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        tasks = await Load(stub, NUM_TOKENS).begin()
-        server.signal(signal.SIGTERM)
+    async with under_load(model, *options) as house:
+        house.server.signal(signal.SIGTERM)
         if end == "a second signal":
-            await until(NOT_SERVING)
-            server.signal(signal.SIGTERM)
-        codes = {outcome.code for outcome in await asyncio.gather(*tasks)}
-        status, said = await server.end()
+            await house.until(NOT_SERVING)
+            house.server.signal(signal.SIGTERM)
+        codes = {outcome.code for outcome in await asyncio.gather(*house.tasks)}
+        status, said = await house.server.end()
     assert codes == {"UNAVAILABLE"}
     assert (status, said) == (0, "")
 

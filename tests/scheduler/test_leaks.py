@@ -10,11 +10,12 @@ from treeserve.config import SchedulerConfig
 from treeserve.scheduler.request import ScheduledFork
 from treeserve.scheduler.scheduler import Scheduler
 
-NUM_REQUESTS = 20_000
+NUM_REQUESTS = 100_000
 
 
 @pytest.mark.slow
-def test_twenty_thousand_requests_leave_nothing_behind():
+@pytest.mark.timeout(1200)
+def test_a_hundred_thousand_requests_leave_nothing_behind():
     random = np.random.default_rng(7)
     config = SchedulerConfig(
         num_pages=600, page_size=8, token_budget=256, max_running=64, reserve=0.1

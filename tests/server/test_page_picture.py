@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treeserve.forest import NO_PARENT, Forest, ForestNode
@@ -16,14 +16,7 @@ from treeserve.server.step_totals import StepTotals
 from treeserve.types import Delta, Finished, FinishReason, SampleTimings, StepNumbers, Usage
 
 NO_PLAN = PlanView((), 0, None, None, None)
-# The same forests every time, however slow the machine is that draws them.
-EXAMPLES = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+EXAMPLES = settings(max_examples=40)
 
 
 def forest_of(parents: list[int], pins: list[int], tokens: list[int] | None = None) -> Forest:
