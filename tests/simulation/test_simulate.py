@@ -197,17 +197,12 @@ def test_the_same_trace_gives_the_same_result(policy):
     assert first.evicted_tokens > 0
 
 
-SHARES = {"contest": 1 / 3, "reasoning": 0.8, "overload": 0.5}
-"""Of the requests of long traces: as many as make some wait and some leave the cache."""
-
-
 @cache
 def result_by_default(name, policy):
-    """Of a trace that comes with treeserve, on the pool that the device has room for."""
+    """Of a whole trace that comes with treeserve, on the pool that the device has room for."""
     device = preset("h100-8b")
     config = SchedulerConfig(num_pages=device.num_pages(16), token_budget=2048, policy=policy)
-    trace = read_trace(TRACES_FOLDER / f"{name}.jsonl")
-    return simulate(trace[: int(len(trace) * SHARES.get(name, 1))], device, config)
+    return simulate(read_trace(TRACES_FOLDER / f"{name}.jsonl"), device, config)
 
 
 @pytest.mark.slow
