@@ -268,7 +268,9 @@ def test_an_interrupt_ends_it_and_leaves_nothing(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=280)
     assert process.returncode == 130
-    assert err == "interrupted\n"
+    # Of kernels that are done by then there may be progress, and NVIDIA's disassembler may warn.
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
 
